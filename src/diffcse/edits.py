@@ -1,0 +1,161 @@
+"""Sensitive transformations: a frozen masked language model rewrites the sentence, x -> x' -> x''.
+
+Legend: `N` rows (instances times views), `L` tokens of the padded batch, `M` positions to fill, `E` width of the
+generator, `V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffcse.config import EditConfig
+
+_LOGITS_AT_ONCE = 1 << 24
+"""Logits held at a time (float32: 64 MiB); argmax and sampling need no more than one chunk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditedBatch:
+    """What the discriminator reads and what it should say.
+
+    Attributes:
+        input_ids: x'', (N, L).
+        replaced: (N, L) bool, True where x'' differs from x at a real token.
+    """
+
+    input_ids: Tensor
+    replaced: Tensor
+
+
+class Generator(nn.Module):
+    """A frozen masked language model; it makes predictions only where they are asked for and keeps no gradient.
+
+    Args:
+        mlm: any `AutoModelForMaskedLM`.
+        dropout: keep its dropout on in training mode, as the reference does.
+    """
+
+    def __init__(self, mlm: nn.Module, *, dropout: bool) -> None:
+        super().__init__()
+        self.mlm = mlm.requires_grad_(False)
+        self.dropout = dropout
+
+    def train(self, mode: bool = True) -> Generator:
+        """Follow the training mode only where dropout is wanted."""
+        super().train(mode and self.dropout)
+        return self
+
+    @torch.no_grad()
+    def logits(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Iterator[Tensor]:
+        """Logits at the positions in `where`, in order, in chunks of shape (m, V) that add up to M rows.
+
+        Args:
+            input_ids: x', (N, L).
+            attention_mask: (N, L), 1 at real tokens.
+            where: (N, L) bool, True at the M positions to predict.
+        """
+        output_layer = self._output_layer()
+        if output_layer is None:
+            # The head is not one linear layer (DeBERTa-v3's, say): rows of the batch take the place of chunks.
+            yield from self._logits_by_rows(input_ids, attention_mask, where)
+            return
+        hidden = self._before(output_layer, input_ids, attention_mask)[where]  # (M, E)
+        for chunk in hidden.split(max(1, _LOGITS_AT_ONCE // output_layer.out_features)):
+            yield output_layer(chunk)
+
+    def _output_layer(self) -> nn.Linear | None:
+        layer = self.mlm.get_output_embeddings()
+        is_head = isinstance(layer, nn.Linear) and layer.out_features == self.mlm.config.vocab_size
+        return layer if is_head else None
+
+    def _before(self, output_layer: nn.Linear, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What enters the output layer, (N, L, E); the layer itself is given no rows while the model runs."""
+        seen: list[Tensor] = []
+
+        def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+            seen.append(inputs[0])
+            return (inputs[0][:0],)
+
+        handle = output_layer.register_forward_pre_hook(take)
+        try:
+            self.mlm(input_ids=input_ids, attention_mask=attention_mask)
+        finally:
+            handle.remove()
+        return seen[0]
+
+    def _logits_by_rows(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Iterator[Tensor]:
+        size = max(1, _LOGITS_AT_ONCE // (input_ids.shape[1] * self.mlm.config.vocab_size))
+        for ids, mask, wanted in zip(*(part.split(size) for part in (input_ids, attention_mask, where)), strict=True):
+            yield self.mlm(input_ids=ids, attention_mask=mask).logits[wanted]
+
+
+class MlmEdit(nn.Module):
+    """x'' = the generator's reading of the masked sentence (Chuang et al., 2022, section 3).
+
+    Each field of `EditConfig` that differs between the reference code and the paper is a branch of its own here.
+
+    Args:
+        mlm: any `AutoModelForMaskedLM` with the encoder's vocabulary.
+        config: how predictions are taken.
+        cls_id: id that position 0 is forced back to.
+        pad_id: the tokenizer's padding id.
+    """
+
+    def __init__(self, mlm: nn.Module, config: EditConfig, *, cls_id: int, pad_id: int) -> None:
+        super().__init__()
+        self.generator = Generator(mlm, dropout=config.generator_dropout)
+        self.config = config
+        self.cls_id = cls_id
+        # The reference multiplies x'' by the attention mask, which writes id 0: <s>, not padding, for RoBERTa.
+        self.padding_id = 0 if config.padding_id == "zero" else pad_id
+
+    @torch.no_grad()
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, masked_ids: Tensor, chosen: Tensor, draws: Tensor
+    ) -> EditedBatch:
+        """Edit every row.
+
+        Args:
+            input_ids: x, (N, L).
+            attention_mask: (N, L), 1 at real tokens.
+            masked_ids: x', (N, L).
+            chosen: (N, L) bool, the masked positions.
+            draws: (N, L), uniform numbers in [0, 1) for sampling.
+        """
+        real = attention_mask.bool()
+        # The reference takes the prediction at every position, masked or not; the paper fills only what was masked.
+        where = real if self.config.fill_at == "all" else chosen & real
+        chunks = list(self._tokens(masked_ids, attention_mask, where, draws))
+        edited = input_ids.clone()
+        if chunks:
+            edited[where] = torch.cat(chunks)
+        edited[:, 0] = self.cls_id
+        edited = torch.where(real, edited, self.padding_id)
+        # A masked token that the generator recovers counts as original.
+        return EditedBatch(input_ids=edited, replaced=(edited != input_ids) & real)
+
+    def _tokens(self, masked_ids: Tensor, attention_mask: Tensor, where: Tensor, draws: Tensor) -> Iterator[Tensor]:
+        start, uniform = 0, draws[where]
+        for logits in self.generator.logits(masked_ids, attention_mask, where):  # (m, V)
+            if self.config.fill == "argmax":
+                yield logits.argmax(-1)
+            else:
+                yield sample(logits, uniform[start : start + len(logits)])
+            start += len(logits)
+
+
+def sample(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one id a row by the inverse of the cumulative distribution: one uniform number decides each token.
+
+    Args:
+        logits: (m, V).
+        uniform: (m,) numbers in [0, 1).
+    """
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    target = uniform.double().unsqueeze(1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+

@@ -1,0 +1,50 @@
+"""The one wording of every error that a user can cause."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LONGEST_VALUE = 120
+
+
+class UserError(ValueError):
+    """Bad input, said in one line: WHAT must be RULE; got VALUE; do THIS.
+
+    The command line prints the line and exits with code 2. In Python it is a `ValueError`.
+
+    Args:
+        what: the setting, file or argument that is wrong, named as the user named it.
+        rule: what it must be.
+        got: the value that was found; long values are cut.
+        do: what the user can do now.
+
+    >>> print(UserError("temperature", "greater than 0", -1, "use 0.05, the published value"))
+    temperature must be greater than 0; got -1; use 0.05, the published value
+    """
+
+    def __init__(self, what: str, rule: str, got: Any, do: str) -> None:
+        self.what, self.rule, self.got, self.do = what, rule, got, do
+        super().__init__(f"{what} must be {rule}; got {_short(got)}; {do}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UserError, (self.what, self.rule, self.got, self.do)
+
+
+class MissingExtra(UserError, ImportError):
+    """An optional dependency is needed and not installed.
+
+    >>> print(MissingExtra("FAISS", "faiss", "search"))
+    FAISS must be installed; got no module faiss; run: pip install 'diffcse[search]'
+    """
+
+    def __init__(self, name: str, module: str, extra: str) -> None:
+        self.name, self.module, self.extra = name, module, extra
+        super().__init__(name, "installed", f"no module {module}", f"run: pip install 'diffcse[{extra}]'")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MissingExtra, (self.name, self.module, self.extra)
+
+
+def _short(value: Any) -> str:
+    text = str(value).replace("\n", "\\n").replace("\r", "\\r").replace("\0", "\\0")
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"

@@ -1,0 +1,157 @@
+"""The training module: encoder, projector, discriminator and the frozen generator; its forward returns the losses.
+
+Legend: `B` instances of this process, `S` sentences of an instance (2, or 3 with hard negatives), `N = B*S` rows in the
+order instance 0 sentence 0, instance 0 sentence 1, ...; `L` tokens of the padded batch, `H` hidden.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers.utils import ModelOutput
+
+from diffcse import distributed, objective, pooling
+from diffcse.config import Config
+from diffcse.discriminator import Discriminator
+from diffcse.edits import MlmEdit
+
+
+@dataclass
+class StepOutput(ModelOutput):
+    """Scalars of one step; what does not apply is absent.
+
+    Attributes:
+        loss: what is minimised, with gradient.
+        contrastive: the contrastive term.
+        rtd: the difference prediction term, before its weight.
+        positive_cosine: mean cosine of the positive pairs.
+        negative_cosine: mean cosine of the other in-batch pairs.
+        replaced_share: share of the real tokens that the edit replaced.
+        replaced_accuracy: share of the replaced tokens that the discriminator finds.
+        original_accuracy: share of the original tokens that it leaves alone.
+    """
+
+    loss: Tensor | None = None
+    contrastive: Tensor | None = None
+    rtd: Tensor | None = None
+    positive_cosine: Tensor | None = None
+    negative_cosine: Tensor | None = None
+    replaced_share: Tensor | None = None
+    replaced_accuracy: Tensor | None = None
+    original_accuracy: Tensor | None = None
+
+
+class DiffCSEModel(nn.Module):
+    """Everything that is trained, and the generator that is not.
+
+    Args:
+        encoder: a Transformer with an `embeddings` module.
+        edit: makes x''; None for objective simcse.
+        config: the whole run's settings; the model reads `model` and `objective`.
+    """
+
+    def __init__(self, encoder: nn.Module, edit: MlmEdit | None, config: Config) -> None:
+        super().__init__()
+        self.settings, self.pooler = config.objective, config.model.pooler
+        self.encoder = without_pooler(encoder)
+        self.projector = pooling.build_projector(config.model.projector, encoder.config.hidden_size)
+        with_edits = config.objective.objective == "diffcse"
+        # The second Transformer starts as a copy of the encoder's checkpoint and is thrown away after training.
+        self.discriminator = Discriminator(copy.deepcopy(self.encoder)) if with_edits else None
+        self.edit = edit if with_edits else None
+        # The generator never changes, so checkpoints need not hold it.
+        self._keys_to_ignore_on_save = [name for name in self.state_dict() if name.startswith("edit.")]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **masked: Tensor) -> StepOutput:
+        """The losses of one batch.
+
+        Args:
+            input_ids: (B, S, L).
+            attention_mask: (B, S, L), 1 at real tokens.
+            masked: `masked_ids`, `chosen` and `draws` of shape (B, S, L) for `MlmEdit`; not used for simcse.
+        """
+        pooled = self.pool(input_ids, attention_mask)  # (B, S, H)
+        # Gathered before the projector: BatchNorm and the in-batch negatives then see the batch of all processes.
+        everyone = distributed.gather_with_gradient(pooled)
+        projected = self.project(everyone)
+        contrast = self.contrast(projected)
+        output = StepOutput(
+            loss=contrast.loss,
+            contrastive=contrast.loss.detach(),
+            positive_cosine=contrast.positive_cosine,
+            negative_cosine=contrast.negative_cosine,
+        )
+        if self.discriminator is None:
+            return output
+        sentence = projected if self.settings.conditioning == "projected" else everyone
+        sentence = distributed.own_rows(sentence, len(input_ids))
+        return self._add_difference(output, sentence, input_ids, attention_mask, masked)
+
+    def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Sentence vectors before the projector, (B, S, H) from ids (B, S, L)."""
+        rows = pooling.encode(self.encoder, input_ids.flatten(0, 1), attention_mask.flatten(0, 1), self.pooler)
+        return rows.unflatten(0, input_ids.shape[:2])
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Through the projector, all views of a batch together (BatchNorm sees them as one), (B, S, H)."""
+        return self.projector(pooled.flatten(0, 1)).unflatten(0, pooled.shape[:2])
+
+    def contrast(self, projected: Tensor) -> objective.Contrast:
+        """The contrastive term of (B, S, H) vectors, in float32 whatever the precision of the forward pass."""
+        z1, z2, *z3 = projected.float().unbind(1)
+        return objective.contrastive(
+            z1,
+            z2,
+            *z3,
+            temperature=self.settings.temperature,
+            hard_negative_weight=self.settings.hard_negative_weight,
+        )
+
+    def _add_difference(
+        self, output: StepOutput, sentence: Tensor, input_ids: Tensor, attention_mask: Tensor, masked: dict[str, Tensor]
+    ) -> StepOutput:
+        views = slice(None) if self.settings.edited_views == "all" else slice(0, 1)
+        rows = {"input_ids": input_ids, "attention_mask": attention_mask, **masked}
+        rows = self._pad_alike({name: value[:, views].flatten(0, 1) for name, value in rows.items()})
+        edited = self.edit(**rows)
+        mask = rows["attention_mask"]
+        logits = self.discriminator(edited.input_ids, mask, sentence[:, views].flatten(0, 1)).float()  # (N, L, 2)
+        rtd = self.difference(logits, edited.replaced, mask)
+        output["rtd"] = rtd.detach()
+        output["loss"] = objective.total(output.loss, rtd, self.settings.lambda_weight)
+        for name, value in vars(objective.detection(logits.detach(), edited.replaced, mask)).items():
+            output[name] = value
+        return output
+
+    def difference(self, logits: Tensor, replaced: Tensor, attention_mask: Tensor) -> Tensor:
+        """The difference prediction term of logits (N, L, 2), averaged as the settings say."""
+        if self.settings.rtd_average == "padded":
+            return objective.replaced_token_detection(logits, replaced, counted=replaced.new_ones(replaced.shape))
+        count = attention_mask.sum()
+        # Processes hold different numbers of real tokens; DDP's plain mean over them must become a mean over tokens.
+        share = count / distributed.mean_count(count.float())
+        return objective.replaced_token_detection(logits, replaced, counted=attention_mask) * share
+
+    def _pad_alike(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Pad to the longest row of all processes, because the reference's mean counts the padding of the whole batch."""
+        length = rows["input_ids"].shape[1]
+        extra = distributed.longest(length, rows["input_ids"].device) - length
+        if not extra or self.settings.rtd_average != "padded":
+            return rows
+        return {name: F.pad(value, (0, extra)) for name, value in rows.items()}
+
+
+def without_pooler(backbone: nn.Module) -> nn.Module:
+    """Drop the unused pooling layer of BERT-like models: it would get no gradient, which DDP refuses."""
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None
+    return backbone
+
+
+def trained_parts(state: dict[str, Any]) -> dict[str, Any]:
+    """Projector and discriminator of a training state, for `--keep-discriminator`."""
+    return {name: value for name, value in state.items() if name.startswith(("projector.", "discriminator."))}

@@ -1,0 +1,121 @@
+"""The objective of DiffCSE as pure functions on tensors (Chuang et al., 2022, section 3).
+
+Legend: `B` instances, `C` candidates (B, or 2B with hard negatives), `H` hidden, `N` rows of the discriminator, `L`
+tokens of the padded batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  (the field's name for it)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """The contrastive term and what is logged about it.
+
+    Attributes:
+        loss: scalar.
+        logits: (B, C), cosines over temperature, the hard negative's weight added.
+        positive_cosine: mean cosine of the positive pairs, scalar.
+        negative_cosine: mean cosine of the other in-batch pairs, scalar; None with one instance, which has none.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    positive_cosine: Tensor
+    negative_cosine: Tensor | None
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of every row of `a` (B, H) with every row of `b` (C, H): (B, C). A zero vector has cosine 0."""
+    return F.normalize(a, dim=-1, eps=1e-8) @ F.normalize(b, dim=-1, eps=1e-8).T
+
+
+def contrastive(
+    z1: Tensor, z2: Tensor, z3: Tensor | None = None, *, temperature: float, hard_negative_weight: float = 0.0
+) -> Contrast:
+    """InfoNCE with in-batch negatives (equation 1; Gao et al., 2021).
+
+    loss = -mean_i log( exp(cos(z1_i, z2_i)/t) / sum_j exp(cos(z1_i, z2_j)/t) ), and with hard negatives z3 the sum also
+    runs over exp(cos(z1_i, z3_j)/t + w [i = j]). The reference adds the weight w to the logit; so do we.
+
+    Args:
+        z1: first views, (B, H).
+        z2: second views, the positives, (B, H).
+        z3: hard negatives, (B, H).
+        temperature: divisor t of the cosines.
+        hard_negative_weight: w.
+    """
+    cosines = cosine(z1, z2)  # (B, B)
+    logits = cosines / temperature
+    if z3 is not None:
+        own = hard_negative_weight * torch.eye(len(z1), device=z1.device, dtype=logits.dtype)
+        logits = torch.cat([logits, cosine(z1, z3) / temperature + own], dim=1)  # (B, 2B)
+    loss = F.cross_entropy(logits, torch.arange(len(z1), device=z1.device))
+    return Contrast(loss=loss, logits=logits, **_means(cosines.detach()))
+
+
+def _means(cosines: Tensor) -> dict[str, Tensor | None]:
+    count = len(cosines)
+    positive = cosines.diagonal().mean()
+    # One instance has no negatives; the reference divides 0 by 0 there.
+    negative = (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)) if count > 1 else None
+    return {"positive_cosine": positive, "negative_cosine": negative}
+
+
+def replaced_token_detection(logits: Tensor, replaced: Tensor, counted: Tensor) -> Tensor:
+    """Cross-entropy of "replaced or original" (equation 3; the objective of ELECTRA, Clark et al., 2020).
+
+    loss = - sum_{n,l} c_nl log p_nl(replaced_nl) / sum_{n,l} c_nl
+
+    Args:
+        logits: (N, L, 2); index 1 means replaced.
+        replaced: (N, L), 1 where x'' differs from x.
+        counted: (N, L), 1 where a position enters the mean: everywhere in the reference, padding included with label 0;
+            at the real tokens in the paper.
+    """
+    each = F.cross_entropy(logits.flatten(0, 1), replaced.flatten().long(), reduction="none")  # (N*L,)
+    weight = counted.flatten().to(each.dtype)
+    return (each * weight).sum() / weight.sum()
+
+
+def total(contrast: Tensor, rtd: Tensor, lambda_weight: float) -> Tensor:
+    """contrast + lambda * rtd (equation 4)."""
+    return contrast + lambda_weight * rtd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """How well the discriminator does; all scalars over real tokens.
+
+    Attributes:
+        replaced_share: share of the real tokens that were replaced.
+        replaced_accuracy: share of the replaced tokens that it finds.
+        original_accuracy: share of the original tokens that it leaves alone.
+    """
+
+    replaced_share: Tensor
+    replaced_accuracy: Tensor
+    original_accuracy: Tensor
+
+
+def detection(logits: Tensor, replaced: Tensor, real: Tensor) -> Detection:
+    """Accuracies of the discriminator at the real tokens; 0/0 counts as 0, so that no log holds a NaN.
+
+    Args:
+        logits: (N, L, 2).
+        replaced: (N, L), 1 where x'' differs from x.
+        real: (N, L), 1 at tokens, 0 at padding.
+    """
+    right = (logits.argmax(-1) == replaced.long()).float()
+    changed = replaced.float() * real
+    kept = (1 - replaced.float()) * real
+    return Detection(
+        replaced_share=changed.sum() / real.sum().clamp(min=1),
+        replaced_accuracy=(right * changed).sum() / changed.sum().clamp(min=1),
+        original_accuracy=(right * kept).sum() / kept.sum().clamp(min=1),
+    )

@@ -1,0 +1,55 @@
+"""From token vectors to a sentence vector, and the projector that stands between it and the losses.
+
+Legend: `N` rows, `L` tokens, `H` hidden.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from diffcse.config import Pooler, Projector
+
+
+def encode(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, pooler: Pooler) -> Tensor:
+    """Sentence vectors (N, H), before any projector.
+
+    Args:
+        backbone: a Transformer encoder.
+        input_ids: (N, L).
+        attention_mask: (N, L), 1 at real tokens.
+        pooler: cls, avg (last layer), avg_top2 (mean of the last two layers) or avg_first_last (mean of the embedding
+            layer's output and the last layer's), averages over real tokens.
+    """
+    layers = pooler in ("avg_top2", "avg_first_last")
+    output = backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=layers)
+    if pooler == "cls":
+        return output.last_hidden_state[:, 0]
+    if pooler == "avg":
+        return mean(output.last_hidden_state, attention_mask)
+    other = output.hidden_states[-2 if pooler == "avg_top2" else 0]
+    return mean((other + output.last_hidden_state) / 2, attention_mask)
+
+
+def mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean over the real tokens of (N, L, H): (N, H)."""
+    weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(1) / weight.sum(1)
+
+
+def build_projector(kind: Projector, hidden: int) -> nn.Module:
+    """The head between pooler and losses, (N, H) -> (N, H).
+
+    bn: Linear(H, 2H) without bias, BatchNorm, ReLU, Linear(2H, H) without bias, BatchNorm without affine (Chuang et al.,
+    2022, appendix A; the head of SimSiam and Barlow Twins). tanh: Linear(H, H) and tanh (Gao et al., 2021).
+    """
+    if kind == "none":
+        return nn.Identity()
+    if kind == "tanh":
+        return nn.Sequential(nn.Linear(hidden, hidden), nn.Tanh())
+    return nn.Sequential(
+        nn.Linear(hidden, 2 * hidden, bias=False),
+        nn.BatchNorm1d(2 * hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(2 * hidden, hidden, bias=False),
+        nn.BatchNorm1d(hidden, affine=False),
+    )

@@ -1,0 +1,211 @@
+"""What every long run here shares: whole checkpoints, exact resume, a stop on bad numbers, metrics on disk.
+
+`SafeTrainer` is `transformers.Trainer` with four additions. The order of examples is a function of (seed, epoch); a
+checkpoint counts only once it is complete; a non-finite loss stops the run before the optimiser step; and what the
+model reports beside its loss is averaged between two log lines without a device synchronisation per step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from diffcse.files import write_whole
+
+COMPLETE = "complete.json"
+"""Written last into a checkpoint; a checkpoint without it is half-written and is never resumed from."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became infinite or not a number; the weights are still those from before that step."""
+
+
+class EpochOrder(Sampler[tuple[int, int]]):
+    """Yields (epoch, example) pairs in an order that is a function of (seed, epoch).
+
+    The epoch travels with the example, so a data worker needs no state of its own to know it.
+
+    Args:
+        size: number of examples.
+        seed: seed of the order.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        return ((self.epoch, int(i)) for i in order)
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class SafeTrainer(Trainer):
+    """`transformers.Trainer` whose checkpoints are whole, whose resume is exact and which stops on bad numbers.
+
+    Args:
+        model: module whose forward returns a mapping with `loss` and any number of scalar tensors beside it.
+        args: the Trainer's settings.
+        dataset: examples, addressed by what `order` yields.
+        order: a sampler with `set_epoch`; one that yields lists is used as a batch sampler.
+        collate: makes a batch of the examples.
+        callbacks: the Trainer's callbacks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        dataset: Dataset[Any],
+        order: Sampler[Any],
+        collate: Callable[[list[Any]], dict[str, Tensor]],
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        self.order = order
+        self._sums: dict[str, Tensor] = {}
+        self._steps_summed = 0
+        super().__init__(model, args, data_collator=collate, train_dataset=dataset, callbacks=callbacks)
+        self.add_callback(_FollowEpoch(order))
+        self.add_callback(_StopOnBadNumbers(self))
+        self.last_terms: Mapping[str, Tensor] = {}
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Examples in the order of (seed, epoch), split over processes by Accelerate."""
+        batched = hasattr(self.order, "batch_tokens")
+        how: dict[str, Any] = (
+            {"batch_sampler": self.order}
+            if batched
+            else {"sampler": self.order, "batch_size": self._train_batch_size, "drop_last": True}
+        )
+        loader = DataLoader(
+            self.train_dataset,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            **how,
+        )
+        return self.accelerator.prepare(loader)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+    ) -> Tensor | tuple[Tensor, Mapping[str, Tensor]]:
+        """One forward; keeps the sums of everything it reports for the next log line."""
+        terms: Mapping[str, Tensor] = model(**inputs)
+        self.last_terms = {name: value.detach() for name, value in terms.items()}
+        for name, value in self.last_terms.items():
+            if name != "loss":
+                self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._steps_summed += 1
+        return (terms["loss"], terms) if return_outputs else terms["loss"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the averages since the last line to a training line."""
+        if "loss" in logs and self._steps_summed:
+            logs |= {name: (total / self._steps_summed).item() for name, total in self._sums.items()}
+            self._sums, self._steps_summed = {}, 0
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        # Tied weights would be refused by safetensors and a frozen generator need not be stored: the module knows.
+        left_out = set(getattr(self.model, "_keys_to_ignore_on_save", None) or ())
+        state = self.model.state_dict() if state_dict is None else state_dict
+        super()._save(output_dir, {name: value for name, value in state.items() if name not in left_out})
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            _sync_folder(folder)
+            write_whole(folder / COMPLETE, json.dumps({"step": self.state.global_step}).encode())
+
+
+def last_checkpoint(folder: Path, *, remove_broken: bool = False) -> Path | None:
+    """The newest complete checkpoint in `folder`, or None.
+
+    Args:
+        folder: where the run writes its checkpoints.
+        remove_broken: delete newer, half-written ones, so that they are written again from scratch.
+    """
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        if (path / COMPLETE).is_file():
+            return path
+        if remove_broken:
+            shutil.rmtree(path)
+    return None
+
+
+def _sync_folder(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+class _FollowEpoch(TrainerCallback):
+    # Under DDP with a resume in the middle of an epoch, Accelerate's set_epoch does not reach our sampler through the
+    # two wrappers around it, so the epoch is set here, from the trainer's own state.
+    def __init__(self, order: Any) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.order.set_epoch(int(state.epoch or 0))
+
+
+class _StopOnBadNumbers(TrainerCallback):
+    def __init__(self, trainer: SafeTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        bad = [name for name, value in self.trainer.last_terms.items() if not bool(torch.isfinite(value))]
+        if bad:
+            step = state.global_step + 1
+            raise NonFiniteLoss(
+                f"every term of the loss must be finite; got {' and '.join(bad)} not finite at step {step}; lower the "
+                f"learning rate or look at the batch; the weights from before step {step} are untouched"
+            )
+
+
+class MetricsFile(TrainerCallback):
+    """Appends one JSON object a log line to `metrics.jsonl`; on resume, drops the lines after the checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Keep the lines up to the step that the run starts from."""
+        if state.is_world_process_zero:
+            lines = self.path.read_text().splitlines() if self.path.exists() else []
+            kept = [line for line in lines if _step_of(line) <= state.global_step and state.global_step > 0]
+            write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """Append one line."""
+        if state.is_world_process_zero and logs:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # a line cut off by a kill
+        return float("inf")
