@@ -172,6 +172,57 @@ class TrainingConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainConfig(_Checked):
+    """Size and schedule of a small masked language model."""
+
+    vocab_size: int = 8192
+    """Entries of the WordPiece vocabulary (tokens)."""
+    hidden_size: int = 256
+    """Width of a token vector."""
+    layers: int = 4
+    """Transformer layers."""
+    heads: int = 4
+    """Attention heads a layer."""
+    intermediate_size: int = 1024
+    """Width of the feed-forward layer."""
+    max_length: int = 128
+    """Longest example (tokens); longer text is cut."""
+    mask_ratio: float = 0.2
+    """Share of tokens to predict, 0 to 1."""
+    batch_tokens: int = 4096
+    """Tokens in a training batch."""
+    total_tokens: int = 28_000_000
+    """Tokens to train on before stopping."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup_ratio: float = 0.04
+    """Share of the steps in which the learning rate rises to its peak, 0 to 1."""
+    decay_ratio: float = 0.3
+    """Share of the steps, the last ones, in which the learning rate falls to 0, 0 to 1."""
+    checkpoint_every_steps: int = 250
+    """Steps between checkpoints."""
+    held_out: int = 2000
+    """Sentences, the first ones, that are kept for evaluation and not trained on."""
+    seed: int = 0
+    """Seed of the weights, the order and the masks."""
+
+    def _check(self) -> None:
+        for name in ("vocab_size", "hidden_size", "layers", "heads", "max_length", "batch_tokens", "total_tokens"):
+            self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
+        self._need("hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it")
+        self._need("mask_ratio", 0 < self.mask_ratio < 1, "between 0 and 1", "use 0.15 to 0.3")
+        self._need("vocab_size", self.vocab_size <= 65_536, "at most 65536", "token ids are kept in 16 bits")
+        if self.warmup_ratio + self.decay_ratio > 1:
+            got = f"{self.warmup_ratio} + {self.decay_ratio}"
+            raise UserError("warmup_ratio + decay_ratio", "at most 1", got, "lower one of them")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that `total_tokens` make."""
+        return math.ceil(self.total_tokens / self.batch_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(_Checked):
     """A whole run: the four sections of a settings file."""
 

@@ -43,6 +43,7 @@ class Generator(nn.Module):
         super().__init__()
         self.mlm = mlm.requires_grad_(False)
         self.dropout = dropout
+        self.train()
 
     def train(self, mode: bool = True) -> Generator:
         """Follow the training mode only where dropout is wanted."""

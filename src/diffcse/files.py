@@ -17,3 +17,14 @@ def write_whole(path: Path, content: bytes) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def move_into(source: Path, target: Path) -> None:
+    """Move every file of `source` into `target`, each whole, and remove `source`."""
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            move_into(path, target / path.name)
+        else:
+            path.replace(target / path.name)
+    source.rmdir()

@@ -91,6 +91,9 @@ class DiffCSEModel(nn.Module):
         sentence = distributed.own_rows(sentence, len(input_ids))
         return self._add_difference(output, sentence, input_ids, attention_mask, masked)
 
+    def tie_weights(self) -> None:
+        """Called by the Trainer after it loaded a checkpoint without the generator; nothing here shares weights."""
+
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Sentence vectors before the projector, (B, S, H) from ids (B, S, L)."""
         rows = pooling.encode(self.encoder, input_ids.flatten(0, 1), attention_mask.flatten(0, 1), self.pooler)

@@ -9,8 +9,10 @@ as the sentence encoder will see it later: [CLS] words [SEP] from position 0.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +20,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from rich.console import Console
 from tokenizers import BertWordPieceTokenizer
 from torch.utils.data import Dataset, Sampler
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer, TrainingArguments
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer, TrainerCallback, TrainingArguments
 
+from diffcse.config import PretrainConfig
 from diffcse.errors import UserError
+from diffcse.files import move_into
 from diffcse.masking import IGNORE, mask_tokens, uniforms
-from diffcse.trainer import MetricsFile, SafeTrainer, last_checkpoint
+from diffcse.progress import LiveDisplay
+from diffcse.runfolder import RunFolder
+from diffcse.trainer import GracefulStop, MetricsFile, SafeTrainer
 
 _JOIN_EVERY = 32
 _JOINED = 4
@@ -35,57 +42,6 @@ _SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """Size and schedule of a small masked language model."""
-
-    vocab_size: int = 8192
-    """Entries of the WordPiece vocabulary (tokens)."""
-    hidden_size: int = 256
-    """Width of a token vector."""
-    layers: int = 4
-    """Transformer layers."""
-    heads: int = 4
-    """Attention heads a layer."""
-    intermediate_size: int = 1024
-    """Width of the feed-forward layer."""
-    max_length: int = 128
-    """Longest example (tokens); longer text is cut."""
-    mask_ratio: float = 0.2
-    """Share of tokens to predict, 0 to 1."""
-    batch_tokens: int = 4096
-    """Tokens in a training batch."""
-    total_tokens: int = 28_000_000
-    """Tokens to train on before stopping."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
-    warmup_ratio: float = 0.04
-    """Share of the steps in which the learning rate rises to its peak, 0 to 1."""
-    decay_ratio: float = 0.3
-    """Share of the steps, the last ones, in which the learning rate falls to 0, 0 to 1."""
-    checkpoint_every_steps: int = 250
-    """Steps between checkpoints."""
-    seed: int = 0
-    """Seed of the weights, the order and the masks."""
-
-    def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "layers", "heads", "max_length", "batch_tokens", "total_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(name, "at least 1", getattr(self, name), "give a positive number")
-        if self.hidden_size % self.heads:
-            raise UserError("hidden_size", f"a multiple of heads ({self.heads})", self.hidden_size, "change one of them")
-        if not 0 < self.mask_ratio < 1:
-            raise UserError("mask_ratio", "between 0 and 1", self.mask_ratio, "use 0.15 to 0.3")
-        if self.warmup_ratio + self.decay_ratio > 1:
-            got = f"{self.warmup_ratio} + {self.decay_ratio}"
-            raise UserError("warmup_ratio + decay_ratio", "at most 1", got, "lower one of them")
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps that `total_tokens` make."""
-        return math.ceil(self.total_tokens / self.batch_tokens)
 
 
 class LengthBatches(Sampler[list[tuple[int, int]]]):
@@ -168,6 +124,10 @@ class MaskedLanguageModel(nn.Module):
         self.mlm = bert
         self._keys_to_ignore_on_save = ["mlm.cls.predictions.decoder.weight", "mlm.cls.predictions.decoder.bias"]  # tied
 
+    def tie_weights(self) -> None:
+        """Called by the Trainer after it loaded a checkpoint without the tied weights."""
+        self.mlm.tie_weights()
+
     def forward(self, input_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy (nats) and accuracy at the masked positions.
 
@@ -216,6 +176,16 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> BertTokenizer:
     return BertTokenizer(vocab=pieces.get_vocab(), do_lower_case=True, **_SPECIAL)
 
 
+def own_tokenizer(folder: Path, sentences: Sequence[str], vocab_size: int) -> BertTokenizer:
+    """The run's tokenizer, learnt once: WordPiece training breaks ties at random, so a resumed run must not repeat it."""
+    if not (folder / "tokenizer.json").is_file():
+        beside = folder.with_suffix(".part")
+        shutil.rmtree(beside, ignore_errors=True)
+        train_tokenizer(sentences, vocab_size).save_pretrained(beside)
+        beside.rename(folder)
+    return BertTokenizer.from_pretrained(folder)
+
+
 def join_some(sentences: list[str]) -> list[str]:
     """Join the first four of every 32 sentences, so that positions past one sentence's length are learnt too.
 
@@ -260,32 +230,95 @@ def build_model(config: PretrainConfig, tokenizer: BertTokenizer) -> BertForMask
     )
 
 
-def pretrain(sentences: list[str], output: Path, config: PretrainConfig) -> None:
-    """Make a tokenizer and a masked language model from `sentences`; resumes from the last whole checkpoint.
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Masked language modelling on text that was not trained on.
+
+    Attributes:
+        loss: cross-entropy at the masked positions (nats).
+        accuracy: share of the masked tokens predicted, 0 to 1.
+        tokens: masked tokens.
+    """
+
+    loss: float
+    accuracy: float
+    tokens: int
+
+
+def pretrain(
+    sentences: Sequence[str], output: Path, config: PretrainConfig, *, console: Console | None = None
+) -> HeldOut:
+    """Make a tokenizer and a masked language model from `sentences`; the same call resumes an interrupted run.
+
+    The first `config.held_out` sentences are not trained on; what they give is returned and written to `held_out.json`.
 
     Args:
         sentences: plain text, one sentence each.
-        output: folder for the model; `checkpoint-*` and `metrics.jsonl` are kept beside it.
+        output: folder for the model; `checkpoints/` and `metrics.jsonl` are kept in it.
         config: size and schedule.
+        console: where progress is shown; None shows nothing.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    if len(sentences) <= config.held_out:
+        raise UserError("text", f"more than {config.held_out} sentences (held_out)", len(sentences), "lower held_out")
+    run = RunFolder.claim(
+        output, dataclasses.asdict(config), [f"{len(sentences)} sentences"], may_change=("total_tokens", "decay_ratio")
+    )
     torch.set_flush_denormal(True)
-    tokenizer = train_tokenizer(sentences, config.vocab_size)
-    data = tokenise_lines(sentences, tokenizer, config.max_length)
+    train_on, held_out = list(sentences[config.held_out :]), list(sentences[: config.held_out])
+    tokenizer = own_tokenizer(run.checkpoints / "tokenizer", train_on, config.vocab_size)
     model = build_model(config, tokenizer)
-    trainer = SafeTrainer(
+    trainer = _trainer(model, tokenise_lines(train_on, tokenizer, config.max_length), tokenizer, run, config, console)
+    trainer.train(resume_from_checkpoint=run.last_checkpoint())
+    result = evaluate(model, tokenise_lines(held_out, tokenizer, config.max_length), tokenizer, config)
+    if trainer.state.global_step >= trainer.state.max_steps:
+        save(model, tokenizer, run, result)
+    return result
+
+
+def _trainer(
+    model: BertForMaskedLM,
+    data: TokenisedLines,
+    tokenizer: BertTokenizer,
+    run: RunFolder,
+    config: PretrainConfig,
+    console: Console | None,
+) -> SafeTrainer:
+    shown: list[TrainerCallback] = [LiveDisplay(console, "pretrain")] if console is not None else []
+    return SafeTrainer(
         MaskedLanguageModel(model),
-        _arguments(output, config),
+        _arguments(run.checkpoints, config),
         dataset=data,
         order=LengthBatches(data.lengths, config.batch_tokens, config.seed),
         collate=MaskedBatches(tokenizer, config),
-        callbacks=[MetricsFile(output / "metrics.jsonl")],
+        callbacks=[MetricsFile(run.metrics), GracefulStop(), *shown],
     )
-    checkpoint = last_checkpoint(output, remove_broken=True)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+@torch.no_grad()
+def evaluate(model: BertForMaskedLM, data: TokenisedLines, tokenizer: BertTokenizer, config: PretrainConfig) -> HeldOut:
+    """Loss and accuracy at the masked positions of `data`, masked once."""
+    collate, module = MaskedBatches(tokenizer, config), MaskedLanguageModel(model).eval()
+    loss = right = tokens = 0.0
+    for batch in LengthBatches(data.lengths, config.batch_tokens, config.seed):
+        inputs = collate([data[key] for key in batch])
+        count = int((inputs["labels"] != IGNORE).sum())
+        if count:
+            terms = module(**inputs)
+            loss, right = loss + count * float(terms["loss"]), right + count * float(terms["accuracy"])
+            tokens += count
+    return HeldOut(loss=loss / max(1, tokens), accuracy=right / max(1, tokens), tokens=int(tokens))
+
+
+def save(model: BertForMaskedLM, tokenizer: BertTokenizer, run: RunFolder, result: HeldOut) -> None:
+    """The model in half precision with its tokenizer; dropout is on again in its settings, for what comes after."""
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
-    model.half().save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    beside = run.folder / ".model.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    model.half().save_pretrained(beside)
+    tokenizer.save_pretrained(beside)
+    (beside / "held_out.json").write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+    move_into(beside, run.folder)
+    run.mark_finished(keep_checkpoints=True)  # a later run with more tokens goes on from them
 
 
 def _arguments(output: Path, config: PretrainConfig) -> TrainingArguments:
@@ -308,4 +341,5 @@ def _arguments(output: Path, config: PretrainConfig) -> TrainingArguments:
         save_total_limit=2,
         report_to="none",
         seed=config.seed,
+        disable_tqdm=True,
     )

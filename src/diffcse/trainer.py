@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from diffcse.files import write_whole
 
@@ -81,6 +83,7 @@ class SafeTrainer(Trainer):
         self._sums: dict[str, Tensor] = {}
         self._steps_summed = 0
         super().__init__(model, args, data_collator=collate, train_dataset=dataset, callbacks=callbacks)
+        self.remove_callback(PrinterCallback)  # it writes to standard output; our own display does not
         self.add_callback(_FollowEpoch(order))
         self.add_callback(_StopOnBadNumbers(self))
         self.last_terms: Mapping[str, Tensor] = {}
@@ -121,11 +124,13 @@ class SafeTrainer(Trainer):
             self._sums, self._steps_summed = {}, 0
         super().log(logs, start_time)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        # Tied weights would be refused by safetensors and a frozen generator need not be stored: the module knows.
+    def saved_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the model: all but tied weights and a frozen generator, as the module says."""
         left_out = set(getattr(self.model, "_keys_to_ignore_on_save", None) or ())
-        state = self.model.state_dict() if state_dict is None else state_dict
-        super()._save(output_dir, {name: value for name, value in state.items() if name not in left_out})
+        return {name: value for name, value in self.model.state_dict().items() if name not in left_out}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        super()._save(output_dir, self.saved_state() if state_dict is None else state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -180,6 +185,34 @@ class _StopOnBadNumbers(TrainerCallback):
                 f"every term of the loss must be finite; got {' and '.join(bad)} not finite at step {step}; lower the "
                 f"learning rate or look at the batch; the weights from before step {step} are untouched"
             )
+
+
+class GracefulStop(TrainerCallback):
+    """On Ctrl-C or a termination signal: finish the step, write a checkpoint, end the run; a second Ctrl-C ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.former: dict[int, Any] = {}
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Listen for the signals; only the main thread may."""
+        if threading.current_thread() is threading.main_thread():
+            self.former = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop with a checkpoint if asked to."""
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Give the signals back."""
+        for number, handler in self.former.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 class MetricsFile(TrainerCallback):

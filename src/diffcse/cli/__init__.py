@@ -1,0 +1,45 @@
+"""The command `diffcse`: one file a verb; heavy imports happen inside the verbs, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from diffcse.errors import UserError
+
+app = typer.Typer(
+    name="diffcse",
+    help="Sentence embeddings from plain text, without labels (DiffCSE, Chuang et al., NAACL 2022).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _register() -> None:
+    from diffcse.cli import demo, evaluate, pretrain, train
+
+    app.command()(train.train)
+    app.command()(evaluate.evaluate)
+    app.command()(demo.demo)
+    app.command()(pretrain.pretrain)
+
+
+_register()
+
+
+def main() -> None:
+    """Run a verb; what a user can mend is one line and exit code 2, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        sys.stderr.write(f"diffcse: {error}\n")
+        sys.exit(2)
+    except ArithmeticError as error:
+        sys.stderr.write(f"diffcse: {error}\n")
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

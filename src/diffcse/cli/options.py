@@ -1,0 +1,55 @@
+"""Command line options made from settings classes: the docstring of a field is its help text."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Annotated, Any, Optional, get_type_hints
+
+import typer
+
+from diffcse.config import field_docs
+
+SOURCES = Annotated[
+    list[str],
+    typer.Argument(
+        help="Text files (a sentence a line), csv, tsv, jsonl or parquet files, gzip of these, globs, or a Hub dataset "
+        "name.",
+        show_default=False,
+    ),
+]
+
+
+def with_fields(command: Callable[..., None], panels: dict[str, type[Any]]) -> Callable[..., None]:
+    """Give `command`, which takes **given, one option for every field of the classes; not given means None.
+
+    Args:
+        command: a function with its own options and `**given`; typer reads the signature that it gets here.
+        panels: title of a group of options in the help, and the settings class behind it.
+    """
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [option for title, cls in panels.items() for option in _options(title, cls)]
+    signature = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in own] + options)
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    return command
+
+
+def _options(title: str, cls: type[Any]) -> list[inspect.Parameter]:
+    hints, docs = get_type_hints(cls), field_docs(cls)
+    options = []
+    for field in fields(cls):
+        flag = field.name.replace("_", "-")
+        declared = f"--{flag}/--no-{flag}" if hints[field.name] is bool else f"--{flag}"
+        default = "" if field.default is MISSING else f" Default: {field.default}."
+        option = typer.Option(declared, help=docs[field.name] + default, rich_help_panel=title)
+        annotation = Annotated[Optional[hints[field.name]], option]  # noqa: UP045  (typer reads this form on 3.10)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        options.append(inspect.Parameter(field.name, kind, default=None, annotation=annotation))
+    return options
+
+
+def given_only(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,96 @@
+"""diffcse train: text in, a sentence-embedding model out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+
+import typer
+
+from diffcse.cli.options import SOURCES, given_only, with_fields
+from diffcse.config import PRESETS, SECTIONS, build, flatten
+from diffcse.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from diffcse.training import TrainResult
+
+
+def train(
+    sources: SOURCES,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", show_default=False)],
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help=f"Where the settings start: {', '.join(PRESETS)}. Default: bert-sts."),
+    ] = None,
+    fidelity: Annotated[
+        Optional[Literal["reference", "paper"]],  # noqa: UP045
+        typer.Option(help="As the code that made the published numbers, or as the paper's text. Default: reference."),
+    ] = None,
+    settings: Annotated[Optional[Path], typer.Option(help="TOML file with any of the settings below.")] = None,  # noqa: UP045
+    columns: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Columns of a table, comma separated: one (sentences), two (pairs), three (hard negatives)."),
+    ] = None,
+    senteval: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder in SentEval's layout; its STS-B dev file chooses the best checkpoint."),
+    ] = None,
+    cache: Annotated[Optional[Path], typer.Option(help="Folder for tokenised text.")] = None,  # noqa: UP045
+    **given: Any,
+) -> None:
+    """Train a sentence encoder on unlabelled text; the same command resumes an interrupted run.
+
+    Settings come from the preset, then the fidelity's switches, then the settings file, then the options.
+    """
+    options = given_only({"preset": preset, "fidelity": fidelity, **given})
+    config = build(**{**settings_file(settings), **options})
+    names = [name.strip() for name in columns.split(",")] if columns else None
+    criterion = stsb_criterion(senteval) if senteval else None
+    from rich.console import Console
+
+    from diffcse.training import train as run
+
+    console = Console(stderr=True)
+    result = run(sources, output, config, columns=names, criterion=criterion, cache_dir=cache, console=console)
+    report(result, console)
+
+
+def settings_file(path: Path | None) -> dict[str, Any]:
+    """The fields of a TOML file; empty without one."""
+    if path is None:
+        return {}
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"settings {path}", "a readable TOML file", error.strerror, "check the path") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise UserError(f"settings {path}", "a TOML file", error, "mend that line") from error
+    return flatten(content, str(path))
+
+
+def stsb_criterion(folder: Path) -> Any:
+    """STS-B dev of a folder in SentEval's layout, read before anything is spent."""
+    from diffcse.evaluation.criterion import stsb_dev
+
+    return stsb_dev(folder)
+
+
+def report(result: TrainResult, console: Console) -> None:
+    """Say how the run ended, and what to do if it did not."""
+    console.print(result.read.summary(), soft_wrap=True)
+    if not result.finished:
+        console.print(f"stopped at step {result.step}; the same command goes on from there", soft_wrap=True)
+        sys.exit(130)
+    best = result.best
+    kept = "last step" if best is None else f"step {best.step}, {best.metric} {best.score:.4f}"
+    console.print(f"model in {result.folder} (kept: {kept}; {result.seconds:.0f} s)", soft_wrap=True)
+
+
+with_fields(train, {name.capitalize(): cls for name, cls in SECTIONS.items()})

@@ -1,0 +1,308 @@
+"""Real English that is on every machine: the documentation of the installed Python packages.
+
+Docstrings are parsed, never run, and cut into plain sentences. Some packages are held out: a docstring's summary must
+find the next sentence of its own description among those of all others, which asks of a sentence vector what search
+asks of it, and needs no labels.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import itertools
+import json
+import re
+import sys
+import sysconfig
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffcse.errors import UserError
+from diffcse.evaluation.embed import Encoder
+from diffcse.files import write_whole
+
+Pair = tuple[str, str]
+
+_VERSION = 1  # of what is cached; a new number makes old files unused
+_HELD_OUT_OF_256 = 46  # packages are held out by the first byte of a hash: 18%
+_MOST_PAIRS = 1000
+_PAIRS_PER_PACKAGE = 100
+_MOST_SOURCE = 48 * 2**20  # bytes that are parsed for training text, and as many for pairs
+_LONGEST_FILE = 2**18  # bytes; longer ones are mostly tables and generated code
+_SKIPPED = {"__pycache__", "_vendor", "_vendored", "idle_test", "site-packages", "dist-packages", "test", "tests"}
+
+_FENCED = re.compile(r"^ *(```|~~~).*?(^ *\1|\Z)", re.DOTALL | re.MULTILINE)
+_HEADING = re.compile(r"^.*\n *([-=~*^#\"'+.])\1{2,} *$", re.MULTILINE)
+_NOT_PROSE = re.compile(r"^(\s|>>>|[-*+#|<>=~^@:.•$%\\/\[{(_&]|\w{1,3}[.)] )|\S {2,}\S|:$|::| : |\t", re.MULTILINE)
+_MARKUP = (
+    (re.compile(r":[\w:+.-]+:`[~!]?([^`<]*?)(?:\s*<[^`>]*>)?`"), r"\1"),  # :func:`~name`, :ref:`words <target>`
+    (re.compile(r"`([^`<>]+?)\s*<[^`>]*>`__?"), r"\1"),  # `words <address>`_
+    (re.compile(r"\[([^\][]+)\]\([^()\s]*\)"), r"\1"),  # [words](address)
+    (re.compile(r"\[`+([^\][`]+)`+\]|`+([^`]+)`+_{0,2}"), r"\1\2"),
+    (re.compile(r"(?<!\w)(\*{1,2})(\w[^*]*?)\1(?!\w)"), r"\2"),
+    (re.compile(r"\s*\[[\d, ]+\]_?(?=[\s.,;:)]|$)"), ""),  # references
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bvs\.)(?<!\bcf\.)(?<!\b[A-Z]\.)\s+(?=[A-Z\"'(])")
+_WORD = re.compile(
+    r"""["'(]*([A-Z]?[a-z]+|[A-Z][A-Za-z]*)?((?<=[A-Za-z])['/-][A-Za-z]+|(?<![A-Za-z])\d+([.,-]\d+)*%?|(?<=[A-Z])\d)*"""
+    r"""(['"),;:]|\.{3}$|[.!?](?=["')]*$))*$|e\.g\.,?$|i\.e\.,?$|--?$"""
+)
+_COMMON = frozenset(
+    "a an and any are as at be been but by can do does for from has have if in into is it its may more no not of on one"
+    " only or other should so than that the their then there these they this to use used was when where which while"
+    " will with you your".split()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocText:
+    """Sentences to train on and pairs to test with, from different packages."""
+
+    sentences: tuple[str, ...]
+    """Training sentences, all different."""
+    pairs: tuple[Pair, ...]
+    """(summary, next sentence) of docstrings in the packages that are held out."""
+    packages: int
+    """Packages that the training sentences come from."""
+    held_out: tuple[str, ...]
+    """Packages that the pairs come from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalScores:
+    """How well each summary finds its own next sentence; fractions from 0 to 1."""
+
+    mrr: float
+    """Mean of 1 / rank."""
+    recall_at_1: float
+    """Share whose next sentence ranks first."""
+    recall_at_10: float
+    """Share whose next sentence is among the first ten."""
+    pairs: int
+    """Number of pairs."""
+
+
+def collect(*, limit: int, cache: Path | None = None, roots: Sequence[Path] | None = None) -> DocText:
+    """Sentences from the documentation of the standard library and the installed packages.
+
+    The result depends on what is installed and on nothing else: the order is fixed, and the bounds are counts of
+    sentences and of source bytes, not of seconds.
+
+    Args:
+        limit: most training sentences.
+        cache: file (JSON) that keeps the result, and is used while the same packages are installed.
+        roots: folders that hold packages; the standard library and site-packages unless given.
+
+    Raises:
+        UserError: where no sentence is found.
+    """
+    roots = _installed() if roots is None else [Path(root) for root in roots]
+    key = _key(limit, roots)
+    if (kept := _cached(cache, key)) is not None:
+        return kept
+    packages = find_packages(roots)
+    held_out = {name: files for name, files in packages.items() if is_held_out(name)}
+    training = {name: files for name, files in packages.items() if name not in held_out}
+    pairs, sources, seen = _pairs(held_out)
+    sentences, used = _sentences(training, limit, seen)
+    if not sentences:
+        raise UserError("documentation", "found", f"none in {', '.join(map(str, roots))}", "install a package or two")
+    text = DocText(sentences=sentences, pairs=pairs, packages=used, held_out=sources)
+    if cache is not None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(cache, json.dumps({"key": key, **vars(text)}).encode())
+    return text
+
+
+def retrieval(encoder: Encoder, pairs: Sequence[Pair]) -> RetrievalScores:
+    """Rank the next sentences of all descriptions by cosine with each summary.
+
+    A tie counts against the encoder, so that one that maps everything to one point scores nothing.
+
+    Args:
+        encoder: gives vectors of shape (N, H) for N sentences.
+        pairs: (summary, next sentence), N of them.
+
+    Raises:
+        UserError: for fewer than two pairs or vectors that are not finite.
+    """
+    if len(pairs) < 2:
+        raise UserError("pairs", "at least 2", len(pairs), "install more packages, or give other roots")
+    summaries, following = (_unit(encoder.encode(list(side))) for side in zip(*pairs, strict=True))
+    cosines = summaries @ following.T  # (N, N)
+    ranks = (cosines >= cosines.diagonal()[:, None]).sum(axis=1)
+    return RetrievalScores(
+        mrr=float((1 / ranks).mean()),
+        recall_at_1=float((ranks <= 1).mean()),
+        recall_at_10=float((ranks <= 10).mean()),
+        pairs=len(pairs),
+    )
+
+
+def is_held_out(package: str) -> bool:
+    """Whether a package is kept for evaluation; depends on its name alone.
+
+    >>> [name for name in ("json", "numpy", "torch", "email", "rich") if is_held_out(name)]
+    []
+    """
+    return hashlib.sha256(package.encode()).digest()[0] < _HELD_OUT_OF_256
+
+
+def find_packages(roots: Iterable[Path]) -> dict[str, list[Path]]:
+    """The source files of every top-level package and module, in an order that mixes a package's parts."""
+    packages: dict[str, list[Path]] = {}
+    for root in roots:
+        for path in sorted(root.glob("**/*.py")):
+            parts = path.relative_to(root).parts
+            if not _SKIPPED.intersection(parts):
+                packages.setdefault(parts[0].removesuffix(".py"), []).append(path)
+    return {name: sorted(packages[name], key=_mixed) for name in sorted(packages)}
+
+
+def prose(docstring: str) -> list[str | None]:
+    """The sentences of a docstring in order; None stands for a sentence or a paragraph that is not plain English.
+
+    >>> prose("Return the mean of ``values`` as a number.\\n\\nArgs:\\n    values: numbers.\\n\\nIt is 0 if there are none.")
+    ['Return the mean of values as a number.', None, 'It is 0 if there are none.']
+    """
+    text = _HEADING.sub("", _FENCED.sub("\n@\n", inspect.cleandoc(docstring)))
+    found: list[str | None] = []
+    for paragraph in filter(None, re.split(r"\n\s*\n", text.strip("\n"))):
+        if _NOT_PROSE.search(paragraph):
+            found.append(None)
+            continue
+        joined = " ".join(paragraph.split())
+        for pattern, replacement in _MARKUP:
+            joined = pattern.sub(replacement, joined)
+        found += [sentence if is_plain(sentence) else None for sentence in _SENTENCE_END.split(joined)]
+    return found
+
+
+def is_plain(sentence: str) -> bool:
+    """Whether this is a whole English sentence of 5 to 60 words, without code.
+
+    >>> is_plain("This is the sentence that we want to keep."), is_plain("Call foo_bar(x) to get the value of it.")
+    (True, False)
+    """
+    words = sentence.split()
+    letters = sum(map(str.isalpha, sentence))
+    return (
+        5 <= len(words) <= 60
+        and sentence[0].isupper()
+        and sentence.rstrip("\"')")[-1] in ".!?"
+        and all(map(_WORD.match, words))
+        and sentence.count("(") == sentence.count(")")
+        and letters > 0.7 * len(sentence)
+        and sum(map(str.isupper, sentence)) < 0.3 * letters
+        and sum(word.lower().strip("\"'(),;:.") in _COMMON for word in words) >= 2
+    )
+
+
+def _installed() -> list[Path]:
+    found = [sysconfig.get_path("stdlib"), *sys.path]
+    folders = [Path(name).resolve() for name in found if name]
+    return list(dict.fromkeys(p for p in folders if p == folders[0] or p.name in ("site-packages", "dist-packages")))
+
+
+def _sentences(
+    packages: dict[str, list[Path]], limit: int, held_out: set[str]
+) -> tuple[tuple[str, ...], int]:
+    seen, used, found = set(held_out), set(), []
+    for package, docstring in _docstrings(packages):
+        for sentence in filter(None, prose(docstring)):
+            if len(found) == limit:
+                return tuple(found), len(used)
+            if (letters := _letters(sentence)) not in seen:
+                seen.add(letters)
+                used.add(package)
+                found.append(sentence)
+    return tuple(found), len(used)
+
+
+def _pairs(packages: dict[str, list[Path]]) -> tuple[tuple[Pair, ...], tuple[str, ...], set[str]]:
+    seen: set[str] = set()
+    everything: set[str] = set()
+    taken: Counter[str] = Counter()
+    pairs: list[Pair] = []
+    for package, docstring in _docstrings(packages):
+        sentences = prose(docstring)
+        everything.update(map(_letters, filter(None, sentences)))
+        if len(sentences) < 2 or sentences[0] is None or sentences[1] is None or taken[package] == _PAIRS_PER_PACKAGE:
+            continue
+        both = {_letters(sentences[0]), _letters(sentences[1])}
+        if len(both) == 2 and not both & seen and len(pairs) < _MOST_PAIRS:
+            seen |= both
+            taken[package] += 1
+            pairs.append((sentences[0], sentences[1]))
+    return tuple(pairs), tuple(sorted(taken)), everything
+
+
+def _docstrings(packages: dict[str, list[Path]]) -> Iterator[tuple[str, str]]:
+    """Docstrings with their package: one file of every package, then the second of every package, and so on."""
+    rounds = itertools.zip_longest(*([(name, path) for path in files] for name, files in packages.items()))
+    left = _MOST_SOURCE
+    for name, path in filter(None, itertools.chain.from_iterable(rounds)):
+        try:
+            source = path.read_bytes() if path.stat().st_size <= _LONGEST_FILE or name == "pydoc_data" else b""
+        except OSError:
+            continue
+        if source.count(b'"""') + source.count(b"'''") < 2 and name != "pydoc_data":
+            continue
+        left -= len(source)
+        if left < 0:
+            return
+        yield from ((name, text) for text in _parsed(source))
+
+
+def _parsed(source: bytes) -> Iterator[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes in other people's code
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if text := ast.get_docstring(node):
+                yield text
+        elif isinstance(node, ast.Dict) and len(tree.body) == 1:  # pydoc_data/topics.py: one dictionary of texts
+            yield from (v.value for v in node.values if isinstance(v, ast.Constant) and isinstance(v.value, str))
+
+
+def _unit(vectors: Any) -> np.ndarray:
+    array = np.asarray(vectors, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise UserError("sentence vectors", "finite", "infinity or not a number", "check the model")
+    return array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
+
+
+def _letters(sentence: str) -> str:
+    return "".join(filter(str.isalpha, sentence.casefold()))
+
+
+def _mixed(path: Path) -> bytes:
+    return hashlib.sha256("/".join(path.parts[-4:]).encode()).digest()
+
+
+def _key(limit: int, roots: Sequence[Path]) -> str:
+    # The folders' names hold the versions of what is installed.
+    names = [[str(root), sorted(path.name for path in root.glob("*"))] for root in roots]
+    return hashlib.sha256(json.dumps([_VERSION, limit, sys.version, names]).encode()).hexdigest()
+
+
+def _cached(cache: Path | None, key: str) -> DocText | None:
+    try:
+        kept = json.loads(cache.read_bytes()) if cache is not None else {}
+        if kept.pop("key", None) != key:
+            return None
+        kept |= {"pairs": tuple((a, b) for a, b in kept["pairs"])}
+        return DocText(**{name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, or not what we wrote
+        return None

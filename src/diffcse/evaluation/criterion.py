@@ -1,0 +1,19 @@
+"""What chooses a checkpoint where labels are at hand: STSBenchmark's dev split, as in the paper (section 4.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffcse.evaluation.senteval import stsb_dev_file
+from diffcse.evaluation.sts import score_pairs
+from diffcse.selection import Criterion
+
+
+def stsb_dev(folder: Path) -> Criterion:
+    """Spearman on STS-B dev; the file is read now, so that a bad one stops a run before anything is spent.
+
+    Args:
+        folder: SentEval's data folder, the one that holds `downstream`.
+    """
+    pairs = stsb_dev_file(folder)
+    return Criterion(name="stsb", score=lambda encode: score_pairs(encode, pairs).spearman)

@@ -1,0 +1,114 @@
+"""Semantic textual similarity: rank correlation of cosine and human scores, as SentEval computes it.
+
+Legend: `P` pairs, `S` sentences, `H` hidden.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import ConstantInputWarning, NearConstantInputWarning, pearsonr, spearmanr
+
+from diffcse.evaluation.embed import Embedded, Encode, embed
+from diffcse.evaluation.tasks import Mode, ScoredPairs, Task, needed_parts
+
+Protocol = Literal["all", "mean", "wmean"]
+"""How subsets become one number: one correlation over all their pairs together (what the paper reports; Gao et al.,
+2021, appendix B), the mean of the subsets' correlations, or the mean weighted by their size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """Agreement of cosines with human scores.
+
+    Attributes:
+        spearman: rank correlation, -1 to 1; NaN if all cosines or all scores are the same.
+        pearson: linear correlation, likewise.
+        pairs: P.
+    """
+
+    spearman: float
+    pearson: float
+    pairs: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form it has in results."""
+        return {"spearman": self.spearman, "pearson": self.pearson, "pairs": self.pairs}
+
+
+def score_pairs(encode: Encode, pairs: ScoredPairs) -> Correlation:
+    """Correlation of an encoder on labelled pairs; each different sentence is encoded once.
+
+    Args:
+        encode: an encoder's method, sentences to (S, H).
+        pairs: what to compare with.
+    """
+    return correlate(cosines(embed(encode, pairs.sentences()), pairs), pairs.scores)
+
+
+def cosines(embedded: Embedded, pairs: ScoredPairs) -> NDArray[np.float64]:
+    """Cosine of each pair, shape (P,)."""
+    return cosine(embedded(pairs.first), embedded(pairs.second))
+
+
+def cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Row-wise cosine of (P, H) and (P, H): (P,); 0 where a vector has no length, as in SentEval."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    dot = np.einsum("ph,ph->p", a, b)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.divide(dot, lengths, out=np.zeros_like(dot), where=lengths > 0)
+
+
+def correlate(similarity: NDArray[np.float64], scores: NDArray[np.float64]) -> Correlation:
+    """Spearman and Pearson of two arrays of shape (P,)."""
+    if len(scores) < 2:
+        return Correlation(spearman=float("nan"), pearson=float("nan"), pairs=len(scores))
+    with warnings.catch_warnings():  # an encoder that says the same of all pairs gets NaN, which needs no warning too
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        warnings.simplefilter("ignore", NearConstantInputWarning)
+        return Correlation(
+            spearman=float(spearmanr(similarity, scores).statistic),
+            pearson=float(pearsonr(similarity, scores).statistic),
+            pairs=len(scores),
+        )
+
+
+def score_task(task: Task, embedded: Embedded, *, protocol: Protocol = "all", mode: Mode = "test") -> dict[str, Any]:
+    """Results of one STS task.
+
+    STS12-16 give `spearman` and `pearson` by the protocol, the same by each protocol under its name, and `subsets`.
+    STSBenchmark and SICKRelatedness give those of the test split (in dev mode: the dev split) and each split under its
+    name; without that split they have no `spearman`, and `absent` says so.
+    """
+    parts = cast("dict[str, ScoredPairs]", needed_parts(task, mode))
+    similarity = {name: cosines(embedded, pairs) for name, pairs in parts.items()}
+    found = {name: correlate(similarity[name], pairs.scores) for name, pairs in parts.items()}
+    if "dev" in parts or "test" in parts or "train" in parts:
+        return _by_split(task, found, mode)
+    together = correlate(
+        np.concatenate(list(similarity.values())), np.concatenate([pairs.scores for pairs in parts.values()])
+    )
+    return _by_subset(together, found, protocol)
+
+
+def _by_split(task: Task, found: Mapping[str, Correlation], mode: Mode) -> dict[str, Any]:
+    headline = found[mode].as_dict() if mode in found else {}
+    absent = [split for split in task.absent if mode == "test" or split == mode]
+    return headline | {name: one.as_dict() for name, one in found.items()} | {"absent": absent}
+
+
+def _by_subset(together: Correlation, subsets: Mapping[str, Correlation], protocol: Protocol) -> dict[str, Any]:
+    sizes = [one.pairs for one in subsets.values()]
+    protocols: dict[str, dict[str, float]] = {"all": {}, "mean": {}, "wmean": {}}
+    for measure in ("spearman", "pearson"):
+        values = [getattr(one, measure) for one in subsets.values()]
+        protocols["all"][measure] = getattr(together, measure)
+        protocols["mean"][measure] = float(np.mean(values))
+        protocols["wmean"][measure] = float(np.average(values, weights=sizes))
+    named = {name: one.as_dict() for name, one in subsets.items()}
+    return {**protocols[protocol], "pairs": together.pairs, "protocol": protocol, **protocols, "subsets": named}

@@ -1,0 +1,107 @@
+"""Results as terminal tables, in the paper's order and form: x100, two decimals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from diffcse.evaluation.published import PUBLISHED, SOURCE
+from diffcse.evaluation.suite import group_tasks
+from diffcse.evaluation.tasks import GROUPS, HEADLINE, Group
+
+_SHORT = {"STSBenchmark": "STS-B", "SICKRelatedness": "SICK-R", "SST2": "SST"}
+_TITLES: Mapping[Group, str] = {"sts": "STS, Spearman x 100", "transfer": "Transfer, accuracy x 100"}
+
+
+def percent(value: float | None) -> str:
+    """A fraction as the paper prints it; a dash for a number that does not exist.
+
+    >>> percent(0.78486), percent(None)
+    ('78.49', '-')
+    """
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def short_name(model: str) -> str:
+    """The end of a path, which tells models apart better than its start; a Hub name as it is.
+
+    >>> short_name("/data/runs/diffcse/final"), short_name("org/name")
+    ('diffcse/final', 'org/name')
+    """
+    return "/".join(PurePath(model).parts[-2:])
+
+
+def result_tables(results: list[dict[str, Any]], *, published: bool = False) -> list[Table]:
+    """One table for each group that has a score, a row a model.
+
+    Args:
+        results: from `suite.evaluate`, one or more models evaluated in the same way.
+        published: add the published rows, marked as such.
+    """
+    groups = [group for group in GROUPS if any(one["tasks"].get(task) for one in results for task in GROUPS[group])]
+    return [_table(group, results, published) for group in groups]
+
+
+def _table(group: Group, results: list[dict[str, Any]], published: bool) -> Table:
+    mode = results[0]["mode"]
+    names = group_tasks(group, mode)
+    title = _TITLES[group] + (" (dev)" if mode == "dev" else "")
+    caption = _caption(group, results, published)
+    table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", overflow="ellipsis", no_wrap=True)
+    for name in names:
+        table.add_column(_SHORT.get(name, name), justify="right", no_wrap=True)
+    table.add_column("avg", justify="right", no_wrap=True)
+    for one in results:
+        scores = [percent(one["tasks"].get(name, {}).get(HEADLINE[group])) for name in names]
+        mark = "" if one["complete"][group] else "*"
+        table.add_row(short_name(one["model"]), *scores, percent(one["average"][group]) + mark)
+    if published and mode == "test":
+        _add_published(table, group, names)
+    return table
+
+
+def _add_published(table: Table, group: Group, names: Sequence[str]) -> None:
+    table.add_section()
+    for row in (row for row in PUBLISHED if row.group == group):
+        scores = row.by_task()
+        cells = [f"{scores[name]:.2f}" if name in scores else "-" for name in names]
+        table.add_row(f"published: {row.name}", *cells, f"{row.average:.2f}", style="dim")
+
+
+def _caption(group: Group, results: list[dict[str, Any]], published: bool) -> str | None:
+    lines = []
+    missing = sorted({name for one in results for name in one["missing"][group]}, key=GROUPS[group].index)
+    if missing:
+        lines.append(f"* not over the whole table: without {', '.join(missing)}")
+    if published:
+        lines.append(f"published: {SOURCE}, single runs, not measured here")
+    return "\n".join(lines) or None
+
+
+def detail_table(results: dict[str, Any]) -> Table:
+    """Subsets and splits of one model's STS tasks."""
+    table = Table(title="Details, x 100", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("task", "part", "Spearman", "Pearson", "pairs"):
+        table.add_column(heading, justify="left" if heading in ("task", "part") else "right")
+    for name, scores in results["tasks"].items():
+        parts = scores.get("subsets") or {part: scores[part] for part in ("train", "dev", "test") if part in scores}
+        for part, one in parts.items():
+            if "spearman" in one:
+                row = (percent(one["spearman"]), percent(one["pearson"]), str(one["pairs"]))
+                table.add_row(_SHORT.get(name, name), part, *row)
+    return table
+
+
+def notes(results: dict[str, Any]) -> list[str]:
+    """What a reader of the tables must know: tasks left out, sentences cut."""
+    lines = [f"left out: {problem}" for problem in results["problems"]]
+    encoding = results.get("encoding", {})
+    if encoding.get("truncated"):
+        cut, of, limit = encoding["truncated"], encoding["different"], encoding["limit"]
+        lines.append(f"{cut} of {of} different sentences were cut at the model's limit of {limit} tokens")
+    return lines

@@ -1,0 +1,119 @@
+"""The pretrained networks of a run, and the check that they share one vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Transformer
+from torch import nn
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from diffcse.checkpoints import hub_errors, load_encoder
+from diffcse.config import BUNDLED, Config, ModelConfig
+from diffcse.errors import UserError
+from diffcse.resources import BASE, bundled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """What a run starts from.
+
+    Attributes:
+        transformer: the encoder as a SentenceTransformer module; training changes its weights in place.
+        tokenizer: the encoder's.
+        generator: frozen masked language model; None for objective simcse.
+        unused_pooler: pooling layer of BERT-like checkpoints, put aside while training and back before saving.
+    """
+
+    transformer: Transformer
+    tokenizer: Any
+    generator: nn.Module | None
+    unused_pooler: nn.Module | None
+
+    def restore_pooler(self) -> None:
+        """Put the unused pooling layer back, so that the saved folder loads without a word about missing weights."""
+        if self.unused_pooler is not None:
+            self.transformer.model.pooler = self.unused_pooler
+
+
+def load_networks(config: Config) -> Networks:
+    """Load encoder, tokenizer and, for DiffCSE, the generator; vocabularies are compared before weights are read.
+
+    Raises:
+        UserError: for a name that cannot be loaded, or a generator with another vocabulary.
+    """
+    settings = config.model
+    with_edits = config.objective.objective == "diffcse"
+    encoder_name, generator_name = resolve(settings.encoder), resolve(settings.generator)
+    tokenizer = load_tokenizer(encoder_name, settings)
+    if with_edits:
+        check_tokenizer(tokenizer, settings.encoder)
+        check_vocabulary(tokenizer, load_tokenizer(generator_name, settings), settings)
+    remote = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    transformer = load_encoder(encoder_name, pooler=settings.pooler, **remote)[0]
+    backbone = transformer.model
+    return Networks(
+        transformer=transformer,
+        tokenizer=tokenizer,
+        generator=load_generator(generator_name, settings) if with_edits else None,
+        unused_pooler=getattr(backbone, "pooler", None),
+    )
+
+
+def resolve(name: str) -> str:
+    """The folder of the bundled small model for the name `bundled`; any other name as it is."""
+    return str(bundled(BASE)) if name == BUNDLED else name
+
+
+def load_tokenizer(name: str, settings: ModelConfig) -> Any:
+    """The tokenizer of a Hub name or folder."""
+    with hub_errors(name):
+        return AutoTokenizer.from_pretrained(
+            name, revision=_revision(name, settings), trust_remote_code=settings.trust_remote_code
+        )
+
+
+def load_generator(name: str, settings: ModelConfig) -> nn.Module:
+    """A masked language model in float32; only safetensors are read, so nothing is unpickled."""
+    with hub_errors(name):
+        return AutoModelForMaskedLM.from_pretrained(
+            name,
+            revision=_revision(name, settings),
+            trust_remote_code=settings.trust_remote_code,
+            dtype=torch.float32,
+            use_safetensors=True,
+        )
+
+
+def check_tokenizer(tokenizer: Any, name: str) -> None:
+    """DiffCSE needs [MASK], padding and a first special token."""
+    for token in ("mask_token_id", "pad_token_id", "cls_token_id"):
+        if getattr(tokenizer, token) is None:
+            do = "use a masked language model's tokenizer, or objective simcse"
+            raise UserError(f"encoder {name}: tokenizer", f"one with a {token.removesuffix('_id')}", "none", do)
+
+
+def check_vocabulary(encoder: Any, generator: Any, settings: ModelConfig) -> None:
+    """The generator's ids must mean the encoder's tokens, else x'' would be noise.
+
+    Raises:
+        UserError: naming how many entries differ.
+    """
+    ours, theirs = encoder.get_vocab(), generator.get_vocab()
+    if ours == theirs:
+        return
+    differing = len(set(ours.items()) ^ set(theirs.items()))
+    raise UserError(
+        f"generator {settings.generator}",
+        f"one with the vocabulary of encoder {settings.encoder} ({len(ours)} entries)",
+        f"{len(theirs)} entries, {differing} (token, id) pairs in only one of the two",
+        "choose a generator of the same family (distilbert-base-uncased for bert-base-uncased, distilroberta-base for "
+        "roberta-base), or the encoder's own masked language model",
+    )
+
+
+def _revision(name: str, settings: ModelConfig) -> str | None:
+    return None if Path(name).is_dir() else settings.revision

@@ -1,0 +1,235 @@
+"""A training run from text to a model folder; `train` reads like a table of contents.
+
+Under torchrun every process runs `train`; only the first one writes and talks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from sentence_transformers import SentenceTransformer
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from diffcse import card, distributed, selection
+from diffcse.batches import Collator, Examples
+from diffcse.config import Config
+from diffcse.data import ReadReport, read_texts, tokenise
+from diffcse.edits import MlmEdit
+from diffcse.errors import UserError
+from diffcse.loading import Networks, load_networks
+from diffcse.model import DiffCSEModel, trained_parts
+from diffcse.progress import LiveDisplay, Speed
+from diffcse.runfolder import RunFolder
+from diffcse.saving import save_folder, sentence_transformer
+from diffcse.selection import Best, Criterion, KeepBest
+from diffcse.trainer import EpochOrder, GracefulStop, MetricsFile, SafeTrainer
+
+_SENTENCES_FOR_LABEL_FREE = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        folder: where the model is, or where the unfinished run waits.
+        finished: False if the run was interrupted; the same command resumes it.
+        step: optimiser step it ended at.
+        best: what was kept and why; None where the last step was kept.
+        read: what was read and skipped.
+        seconds: wall time of this call.
+    """
+
+    folder: Path
+    finished: bool
+    step: int
+    best: Best | None
+    read: ReadReport
+    seconds: float
+
+
+def train(
+    sources: Sequence[str | Path],
+    output: Path,
+    config: Config,
+    *,
+    columns: Sequence[str] | None = None,
+    criterion: Criterion | None = None,
+    cache_dir: Path | None = None,
+    console: Console | None = None,
+) -> TrainResult:
+    """Train on unlabelled text and save a SentenceTransformer folder; resumes an interrupted run of the same settings.
+
+    Args:
+        sources: text files, tables, globs, or a Hub dataset (see `diffcse.data.read_texts`).
+        output: folder for the model; new, empty, or holding an interrupted run of the same settings.
+        config: all settings (see `diffcse.config.build`).
+        columns: names of one (sentences), two (pairs) or three (pairs with a hard negative) columns of a table.
+        criterion: what chooses the best checkpoint where labelled data are at hand (STS-B dev, say).
+        cache_dir: where tokenised text is kept between runs.
+        console: where progress is shown; None shows nothing.
+
+    Raises:
+        UserError: for anything wrong with the input, before the first step.
+        NonFiniteLoss: for a loss that is not a number, before the optimiser step.
+    """
+    began = time.perf_counter()
+    set_seed(config.training.seed)
+    torch.set_flush_denormal(True)
+    run = RunFolder.claim(output, config.as_dict(), [str(source) for source in sources], columns)
+    networks = load_networks(config)
+    rows, read = read_texts(sources, columns=columns, cache_dir=cache_dir)
+    tokens = tokenise(rows, networks.tokenizer, max_tokens=config.training.max_tokens, cache_dir=cache_dir)
+    dataset = Examples(tokens)
+    check_size(dataset, config)
+    model = build_model(networks, config)
+    run.check_space(model)
+    encoder = sentence_transformer(networks.transformer, config.model.pooler)
+    trainer = build_trainer(model, dataset, networks.tokenizer, run, config, console)
+    chosen = choose_criterion(config, criterion, rows["text0"])
+    if chosen is not None:
+        trainer.add_callback(keep_best(chosen, encoder, trainer, run, config))
+    trainer.train(resume_from_checkpoint=run.last_checkpoint())
+    finished = trainer.state.global_step >= trainer.state.max_steps
+    best = finish(trainer, encoder, networks, run, config) if finished else None
+    return TrainResult(
+        folder=output,
+        finished=finished,
+        step=trainer.state.global_step,
+        best=best,
+        read=read,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def choose_criterion(config: Config, labelled: Criterion | None, sentences: Sequence[str]) -> Criterion | None:
+    """What chooses the checkpoint, or None to keep the last one."""
+    wanted = config.training.select_by
+    if wanted == "label-free":
+        return selection.label_free(list(sentences[:_SENTENCES_FOR_LABEL_FREE]), config.training.seed)
+    if wanted == "stsb" and labelled is None:
+        raise UserError("select_by stsb", "given with STS-B dev data", "no data", "add --senteval FOLDER or use label-free")
+    return None if wanted == "last" else labelled
+
+
+def check_size(dataset: Examples, config: Config) -> None:
+    """At least one full batch; a smaller one would not hold the negatives that were asked for."""
+    _, processes = distributed.world()
+    size = config.training.batch_size
+    if len(dataset) < size:
+        raise UserError("batch_size", f"at most the number of sentences ({len(dataset)})", size, "lower batch_size")
+    if size % processes:
+        raise UserError("batch_size", f"a multiple of the number of processes ({processes})", size, "change one of them")
+
+
+def build_model(networks: Networks, config: Config) -> DiffCSEModel:
+    """The training module on the loaded networks."""
+    tokenizer, edit = networks.tokenizer, None
+    if networks.generator is not None:
+        ids = {"cls_id": tokenizer.cls_token_id, "pad_id": tokenizer.pad_token_id}
+        edit = MlmEdit(networks.generator, config.edits, **ids)
+    return DiffCSEModel(networks.transformer.model, edit, config)
+
+
+def build_trainer(
+    model: DiffCSEModel, dataset: Examples, tokenizer: Any, run: RunFolder, config: Config, console: Console | None
+) -> SafeTrainer:
+    """The trainer with its order, its batches and what it reports to."""
+    settings = config.training
+    callbacks: list[TrainerCallback] = [Speed(settings.batch_size), MetricsFile(run.metrics)]
+    callbacks += [selection.WatchForCollapse(), GracefulStop()]
+    if console is not None:
+        callbacks.append(LiveDisplay(console, config.objective.objective))
+    edits = config.edits if model.edit is not None else None
+    trainer = SafeTrainer(
+        model,
+        trainer_arguments(run.checkpoints, config),
+        dataset=dataset,
+        order=EpochOrder(len(dataset), settings.seed),
+        collate=Collator(tokenizer, edits, settings.seed),
+        callbacks=callbacks,
+    )
+    return trainer
+
+
+def trainer_arguments(folder: Path, config: Config) -> TrainingArguments:
+    """Our settings in the Trainer's words."""
+    settings, on_cpu = config.training, not torch.accelerator.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=max(1, settings.batch_size // distributed_size()),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_ratio,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip_norm,
+        gradient_accumulation_steps=settings.accumulate,
+        optim="adamw_torch_fused",
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        dataloader_num_workers=settings.data_workers,
+        logging_steps=settings.log_every_steps,
+        logging_nan_inf_filter=False,
+        save_steps=settings.save_every_steps,
+        save_total_limit=2,
+        report_to=settings.report_to.split(","),
+        seed=settings.seed,
+        ddp_find_unused_parameters=False,
+        # Unless it is told so, Accelerate runs torchrun's CPU processes side by side and never connects them.
+        use_cpu=on_cpu,
+        disable_tqdm=True,
+    )
+    # Several GPUs in one process would mean nn.DataParallel, which splits BatchNorm and the in-batch negatives.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def distributed_size() -> int:
+    """Processes that torchrun started; its variable is there before a process group is."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def keep_best(
+    criterion: Criterion, encoder: SentenceTransformer, trainer: SafeTrainer, run: RunFolder, config: Config
+) -> KeepBest:
+    """The callback that scores the encoder and keeps the weights of the best step."""
+    def encode(sentences: list[str]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = encoder.encode(sentences, batch_size=64, show_progress_bar=False)
+        return vectors
+
+    return KeepBest(
+        run.best,
+        metric=criterion.name,
+        score=lambda: criterion.score(encode),
+        state=trainer.saved_state,
+        every_steps=config.training.eval_every_steps,
+        report=trainer.log,
+    )
+
+
+def finish(
+    trainer: SafeTrainer, encoder: SentenceTransformer, networks: Networks, run: RunFolder, config: Config
+) -> Best | None:
+    """Put the best weights in, save the model folder, and mark the run as finished."""
+    best = selection.read_best(run.best)
+    if best is not None:
+        trainer.model.load_state_dict(selection.load_best(run.best), strict=False)
+    if trainer.args.should_save:
+        networks.restore_pooler()
+        files = {"README.md": card.model_card(config, best, run.read_metrics()).encode()}
+        save_folder(encoder, run.folder, files)
+        if config.training.keep_discriminator:
+            run.save_training_state(trained_parts(trainer.saved_state()))
+        run.mark_finished()
+    return best

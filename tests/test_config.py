@@ -1,0 +1,108 @@
+"""Settings: the published values, the layers, and every rule's message."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffcse.cli.train import settings_file
+from diffcse.config import PAPER, PRESETS, SECTIONS, PretrainConfig, build, field_docs, field_owners
+from diffcse.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("preset", "rate", "ratio", "weight", "encoder", "generator"),
+    [
+        ("bert-sts", 7e-6, 0.30, 0.005, "bert-base-uncased", "distilbert-base-uncased"),
+        ("roberta-sts", 1e-5, 0.20, 0.005, "roberta-base", "distilroberta-base"),
+        ("bert-transfer", 2e-6, 0.15, 0.05, "bert-base-uncased", "distilbert-base-uncased"),
+        ("roberta-transfer", 3e-6, 0.15, 0.05, "roberta-base", "distilroberta-base"),
+    ],
+)
+def test_presets_are_the_published_settings(
+    preset: str, rate: float, ratio: float, weight: float, encoder: str, generator: str
+) -> None:
+    config = build(preset=preset)
+    assert (config.training.learning_rate, config.edits.mask_ratio, config.objective.lambda_weight) == (
+        rate, ratio, weight
+    )  # fmt: skip
+    assert (config.model.encoder, config.model.generator) == (encoder, generator)
+    training, objective = config.training, config.objective
+    assert (training.batch_size, training.epochs, training.max_tokens) == (64, 2.0, 32)
+    assert (training.weight_decay, training.warmup_ratio, training.clip_norm, training.eval_every_steps) == (0, 0, 1, 125)
+    assert (objective.temperature, config.model.projector, config.model.pooler) == (0.05, "bn", "cls")
+
+
+def test_fidelity_switches_exactly_what_is_listed() -> None:
+    reference, paper = build(), build(fidelity="paper")
+    flat = [{k: v for section in c.as_dict().values() for k, v in section.items()} for c in (reference, paper)]
+    assert {name for name in flat[0] if flat[0][name] != flat[1][name]} == set(PAPER)
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text('preset = "small"\nfidelity = "paper"\n[objective]\ntemperature = 0.07\n[edits]\nfill = "argmax"\n')
+    config = build(**{**settings_file(path), "temperature": 0.1})
+    assert config.model.encoder == "bundled"
+    assert config.objective.temperature == 0.1
+    assert config.edits.fill == "argmax"
+    assert config.edits.fill_at == "masked"
+
+
+@pytest.mark.parametrize("cls", [*SECTIONS.values(), PretrainConfig])
+def test_every_field_says_what_it_is(cls: Any) -> None:
+    docs = field_docs(cls)
+    for field in dataclasses.fields(cls):
+        assert len(docs[field.name]) > 15, field.name
+        assert docs[field.name].endswith("."), field.name
+
+
+def test_a_field_name_belongs_to_one_section() -> None:
+    assert len(field_owners()) == sum(len(dataclasses.fields(cls)) for cls in SECTIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"preset": "bert"}, "preset must be one of bert-sts, .*; got bert; choose one of them"),
+        ({"fidelity": "code"}, "fidelity must be one of reference, paper; got code"),
+        ({"pooler": "mean"}, "pooler must be one of cls, avg, avg_top2, avg_first_last; got mean"),
+        ({"temperature": 0}, "temperature must be greater than 0; got 0.0; use 0.05"),
+        ({"temperature": float("nan")}, "temperature must be finite; got nan"),
+        ({"mask_ratio": 1.0}, "mask_ratio must be between 0 and 1; got 1.0"),
+        ({"batch_size": 1}, "batch_size must be at least 2; got 1"),
+        ({"batch_size": 6.5}, "batch_size must be a whole number; got 6.5"),
+        ({"batch_size": True}, "batch_size must be a whole number; got True"),
+        ({"epochs": 0}, "epochs must be greater than 0"),
+        ({"lambda": 1}, "setting must be a field of the settings; got lambda"),
+        ({"keep_discriminator": "yes"}, "keep_discriminator must be true or false; got 'yes'"),
+        ({"encoder": ""}, "encoder must be a name or a folder"),
+    ],
+)
+def test_bad_settings_say_what_and_what_to_do(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build(**change)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[training]\ntemperature = 1\n", r"\[training\] must be .*; got temperature; move it to \[objective\]"),
+        ("[training]\nspeed = 1\n", "got speed; see diffcse train --help"),
+        ("batch_size = 3\n", r"section must be one of \[model\].*; got batch_size"),
+        ("[training\n", "must be a TOML file"),
+    ],
+)
+def test_bad_settings_files(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "s.toml").write_text(content)
+    with pytest.raises(UserError, match=words):
+        settings_file(tmp_path / "s.toml")
+    with pytest.raises(UserError, match="readable TOML file"):
+        settings_file(tmp_path / "missing.toml")
+
+
+def test_presets_hold_fields_only() -> None:
+    assert all(set(preset) <= set(field_owners()) for preset in PRESETS.values())
