@@ -32,7 +32,12 @@ def test_presets_are_the_published_settings(
     assert (config.model.encoder, config.model.generator) == (encoder, generator)
     training, objective = config.training, config.objective
     assert (training.batch_size, training.epochs, training.max_tokens) == (64, 2.0, 32)
-    assert (training.weight_decay, training.warmup_ratio, training.clip_norm, training.eval_every_steps) == (0, 0, 1, 125)
+    assert (training.weight_decay, training.warmup_ratio, training.clip_norm, training.eval_every_steps) == (
+        0,
+        0,
+        1,
+        125,
+    )
     assert (objective.temperature, config.model.projector, config.model.pooler) == (0.05, "bn", "cls")
 
 

@@ -24,7 +24,9 @@ def test_replay_fails_when_a_number_is_wrong(tmp_path: Path, capsys: pytest.Capt
     for path in CASES[0].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     scalars = (tmp_path / "scalars.json").read_text()
-    (tmp_path / "scalars.json").write_text(scalars.replace('"rtd_loss": 0.', '"rtd_loss": 1.').replace('"rtd_loss": 1.2', '"rtd_loss": 2.2'))
+    (tmp_path / "scalars.json").write_text(
+        scalars.replace('"rtd_loss": 0.', '"rtd_loss": 1.').replace('"rtd_loss": 1.2', '"rtd_loss": 2.2')
+    )
     assert main([str(tmp_path)]) == 1
     assert "FAIL" in capsys.readouterr().out
     assert main([]) == 2

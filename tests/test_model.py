@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from diffcse import objective
 from diffcse.batches import Collator
@@ -21,9 +21,7 @@ from tests import tiny
 def batch(config: Config, columns: int = 1, count: int = 4) -> dict[str, torch.Tensor]:
     tokens = tiny.tokenizer()
     texts = tiny.SENTENCES * 2
-    rows = [
-        (0, i, [np.array(tokens(texts[i + shift])["input_ids"]) for shift in range(columns)]) for i in range(count)
-    ]
+    rows = [(0, i, [np.array(tokens(texts[i + shift])["input_ids"]) for shift in range(columns)]) for i in range(count)]
     edits = config.edits if config.objective.objective == "diffcse" else None
     return Collator(tokens, edits, seed=config.training.seed)(rows)
 
@@ -127,7 +125,9 @@ def test_forward_equals_the_parts_put_together(average: str, conditioning: str, 
     words[:, 0] = h
     wide = (1.0 - row_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
     hidden = net.discriminator.backbone.encoder(words, attention_mask=wide).last_hidden_state
-    each = F.cross_entropy(net.discriminator.head(hidden).flatten(0, 1), edited.replaced.flatten().long(), reduction="none")
+    each = F.cross_entropy(
+        net.discriminator.head(hidden).flatten(0, 1), edited.replaced.flatten().long(), reduction="none"
+    )
     rtd = each.mean() if average == "padded" else each[row_mask.flatten().bool()].mean()
     with torch.no_grad():
         got = net(**inputs)

@@ -193,8 +193,11 @@ def test_two_processes_equal_one(place: Path, tmp_path: Path, average: str) -> N
         assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "of-1", tmp_path / "of-2", atol=2e-5)
     losses = [
-        [json.loads(line)["contrastive"] for line in (tmp_path / f"of-{n}" / "metrics.jsonl").read_text().splitlines()
-         if "contrastive" in line]
+        [
+            json.loads(line)["contrastive"]
+            for line in (tmp_path / f"of-{n}" / "metrics.jsonl").read_text().splitlines()
+            if "contrastive" in line
+        ]
         for n in (1, 2)
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, BertTokenizer
 
-WORDS = """the a cat dog sat ran on mat road in house tree and is was very red blue big small he she it they saw ate fish
-bird sings loudly today tomorrow we like old new books about music river boat sky rain sun""".split()
+WORDS = """the a cat dog sat ran on mat road in house tree and is was very red blue big small he she it they saw ate
+fish bird sings loudly today tomorrow we like old new books about music river boat sky rain sun""".split()
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY = {token: i for i, token in enumerate([*SPECIAL, *WORDS, ".", ",", "##s", "##ing"])}
 SENTENCES = [

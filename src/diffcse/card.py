@@ -15,7 +15,7 @@ _CITATION = """@inproceedings{chuang2022diffcse,
   title = {{DiffCSE}: Difference-based Contrastive Learning for Sentence Embeddings},
   author = {Chuang, Yung-Sung and Dangovski, Rumen and Luo, Hongyin and Zhang, Yang and Chang, Shiyu and Soljacic, Marin
     and Li, Shang-Wen and Yih, Wen-tau and Kim, Yoon and Glass, James},
-  booktitle = {Annual Conference of the North American Chapter of the Association for Computational Linguistics (NAACL)},
+  booktitle = {Conference of the North American Chapter of the Association for Computational Linguistics},
   year = {2022}
 }"""
 
@@ -57,7 +57,7 @@ def _results(best: Best | None) -> list[EvalResult] | None:
 
 
 def _body(name: str, config: Config, best: Best | None, metrics: list[dict[str, Any]]) -> str:
-    last = next((line for line in reversed(metrics) if "loss" in line), {})
+    last: dict[str, Any] = next((line for line in reversed(metrics) if "loss" in line), {})
     kept = "the last step" if best is None else f"step {best.step} ({best.metric} {best.score:.4f})"
     return f"""
 # {name} sentence encoder

@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -85,7 +86,7 @@ class ObjectiveConfig(_Checked):
     """Positions that the difference prediction loss is averaged over: all of the padded batch, padding with label 0
     (the reference), or the real tokens (the paper)."""
     edited_views: Literal["all", "first"] = "all"
-    """Views that are edited and judged: all of them, each masked on its own (the reference), or the first (the paper)."""
+    """Views that are edited and judged: all, each masked on its own (the reference), or the first (the paper)."""
 
     def _check(self) -> None:
         self._need("temperature", self.temperature > 0, "greater than 0", "use 0.05, the published value")
@@ -149,10 +150,10 @@ class TrainingConfig(_Checked):
     log_every_steps: int = 25
     """Optimiser steps between log lines; each is the average since the line before."""
     select_by: Literal["auto", "stsb", "label-free", "last"] = "auto"
-    """What chooses the model that is kept: stsb (Spearman on STS-B dev), label-free (see docs), last (no choice), or auto
-    (stsb where evaluation data are given, else last)."""
+    """What chooses the model that is kept: stsb (Spearman on STS-B dev), label-free (minus alignment and uniformity),
+    last (no choice), or auto (stsb where evaluation data are given, else last)."""
     keep_discriminator: bool = False
-    """Keep discriminator and projector beside the model (folder `training/`), for `diffcse explore` and for research."""
+    """Keep discriminator and projector beside the model, in its folder `training`, for research."""
     report_to: str = "none"
     """Extra loggers of the Trainer, comma separated: tensorboard, wandb, mlflow and so on."""
 
@@ -209,7 +210,9 @@ class PretrainConfig(_Checked):
     def _check(self) -> None:
         for name in ("vocab_size", "hidden_size", "layers", "heads", "max_length", "batch_tokens", "total_tokens"):
             self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
-        self._need("hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it")
+        self._need(
+            "hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it"
+        )
         self._need("mask_ratio", 0 < self.mask_ratio < 1, "between 0 and 1", "use 0.15 to 0.3")
         self._need("vocab_size", self.vocab_size <= 65_536, "at most 65536", "token ids are kept in 16 bits")
         if self.warmup_ratio + self.decay_ratio > 1:
@@ -343,7 +346,7 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
     """
     body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
     docs = {}
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             docs[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
     return docs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -115,6 +115,6 @@ def show_searches(model: Path, text: DocText, console: Console) -> None:
     found = encoder.search(list(QUERIES), top_k=3, threshold=0.0)
     for query, hits in zip(QUERIES, found, strict=True):
         console.print(f"\n[bold]{query}[/bold]")
-        for sentence, cosine in hits:
+        for sentence, cosine in cast("list[tuple[str, float]]", hits):
             console.print(f"  {cosine:.2f}  {sentence}", markup=False, highlight=False)
     console.print(f"\nThe model: SentenceTransformer({str(model)!r})", highlight=False)

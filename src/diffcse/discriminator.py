@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from diffcse.errors import UserError
 
@@ -20,10 +21,10 @@ class Discriminator(nn.Module):
         backbone: a Transformer with an `embeddings` module, initialised from the encoder's checkpoint.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: PreTrainedModel) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(backbone.config.hidden_size, 2)
+        self.head = nn.Linear(int(backbone.config.hidden_size), 2)
         embedding_output(backbone)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, sentence: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ asks of it, and needs no labels.
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import inspect
 import itertools
@@ -35,9 +36,11 @@ _HELD_OUT_OF_256 = 46  # packages are held out by the first byte of a hash: 18%
 _MOST_PAIRS = 1000
 _PAIRS_PER_PACKAGE = 100
 _MOST_SOURCE = 48 * 2**20  # bytes that are parsed for training text, and as many for pairs
-_LONGEST_FILE = 2**18  # bytes; longer ones are mostly tables and generated code
+_LEAST_SHARE = 0.2  # of a file that is documentation; parsing the rest costs more than it brings
+_TOPICS = "pydoc_data"  # one dictionary of texts, the language reference
 _SKIPPED = {"__pycache__", "_vendor", "_vendored", "idle_test", "site-packages", "dist-packages", "test", "tests"}
 
+_DOCSTRING = re.compile(rb'"""(.*?)"""', re.DOTALL)
 _FENCED = re.compile(r"^ *(```|~~~).*?(^ *\1|\Z)", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^.*\n *([-=~*^#\"'+.])\1{2,} *$", re.MULTILINE)
 _NOT_PROSE = re.compile(r"^(\s|>>>|[-*+#|<>=~^@:.•$%\\/\[{(_&]|\w{1,3}[.)] )|\S {2,}\S|:$|::| : |\t", re.MULTILINE)
@@ -47,7 +50,6 @@ _MARKUP = (
     (re.compile(r"\[([^\][]+)\]\([^()\s]*\)"), r"\1"),  # [words](address)
     (re.compile(r"\[`+([^\][`]+)`+\]|`+([^`]+)`+_{0,2}"), r"\1\2"),
     (re.compile(r"(?<!\w)(\*{1,2})(\w[^*]*?)\1(?!\w)"), r"\2"),
-    (re.compile(r"\s*\[[\d, ]+\]_?(?=[\s.,;:)]|$)"), ""),  # references
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bvs\.)(?<!\bcf\.)(?<!\b[A-Z]\.)\s+(?=[A-Z\"'(])")
 _WORD = re.compile(
@@ -211,9 +213,7 @@ def _installed() -> list[Path]:
     return list(dict.fromkeys(p for p in folders if p == folders[0] or p.name in ("site-packages", "dist-packages")))
 
 
-def _sentences(
-    packages: dict[str, list[Path]], limit: int, held_out: set[str]
-) -> tuple[tuple[str, ...], int]:
+def _sentences(packages: dict[str, list[Path]], limit: int, held_out: set[str]) -> tuple[tuple[str, ...], int]:
     seen, used, found = set(held_out), set(), []
     for package, docstring in _docstrings(packages):
         for sentence in filter(None, prose(docstring)):
@@ -250,30 +250,43 @@ def _docstrings(packages: dict[str, list[Path]]) -> Iterator[tuple[str, str]]:
     left = _MOST_SOURCE
     for name, path in filter(None, itertools.chain.from_iterable(rounds)):
         try:
-            source = path.read_bytes() if path.stat().st_size <= _LONGEST_FILE or name == "pydoc_data" else b""
+            source = path.read_bytes()
         except OSError:
             continue
-        if source.count(b'"""') + source.count(b"'''") < 2 and name != "pydoc_data":
+        if name != _TOPICS and sum(map(len, _DOCSTRING.findall(source))) < _LEAST_SHARE * len(source):
             continue
         left -= len(source)
         if left < 0:
             return
-        yield from ((name, text) for text in _parsed(source))
+        yield from ((name, text) for text in _texts(_parsed(source), strings=name == _TOPICS))
 
 
-def _parsed(source: bytes) -> Iterator[str]:
+def _parsed(source: bytes) -> ast.Module:
+    collecting = gc.isenabled()
+    gc.disable()  # a syntax tree holds no cycles, and looking for them takes longer than parsing
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of invalid escapes in other people's code
-            tree = ast.parse(source)
+            return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
+        return ast.Module(body=[], type_ignores=[])
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _texts(tree: ast.Module, *, strings: bool) -> Iterator[str]:
+    """The docstrings of a module and of all that is defined in it, or all `strings`."""
+    if strings:
+        constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+        yield from (value for value in constants if isinstance(value, str))
         return
-    for node in ast.walk(tree):
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:  # grows while it is read
+        nodes += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if text := ast.get_docstring(node):
                 yield text
-        elif isinstance(node, ast.Dict) and len(tree.body) == 1:  # pydoc_data/topics.py: one dictionary of texts
-            yield from (v.value for v in node.values if isinstance(v, ast.Constant) and isinstance(v.value, str))
 
 
 def _unit(vectors: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from diffcse.config import EditConfig
 
@@ -39,9 +40,9 @@ class Generator(nn.Module):
         dropout: keep its dropout on in training mode, as the reference does.
     """
 
-    def __init__(self, mlm: nn.Module, *, dropout: bool) -> None:
+    def __init__(self, mlm: PreTrainedModel, *, dropout: bool) -> None:
         super().__init__()
-        self.mlm = mlm.requires_grad_(False)
+        self.mlm: PreTrainedModel = mlm.requires_grad_(False)
         self.dropout = dropout
         self.train()
 
@@ -106,7 +107,7 @@ class MlmEdit(nn.Module):
         pad_id: the tokenizer's padding id.
     """
 
-    def __init__(self, mlm: nn.Module, config: EditConfig, *, cls_id: int, pad_id: int) -> None:
+    def __init__(self, mlm: PreTrainedModel, config: EditConfig, *, cls_id: int, pad_id: int) -> None:
         super().__init__()
         self.generator = Generator(mlm, dropout=config.generator_dropout)
         self.config = config
@@ -159,4 +160,3 @@ def sample(logits: Tensor, uniform: Tensor) -> Tensor:
     cumulative = logits.double().softmax(-1).cumsum(-1)
     target = uniform.double().unsqueeze(1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
-

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import nn
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
 from diffcse.checkpoints import hub_errors, load_encoder
 from diffcse.config import BUNDLED, Config, ModelConfig
@@ -30,7 +30,7 @@ class Networks:
 
     transformer: Transformer
     tokenizer: Any
-    generator: nn.Module | None
+    generator: PreTrainedModel | None
     unused_pooler: nn.Module | None
 
     def restore_pooler(self) -> None:
@@ -52,8 +52,13 @@ def load_networks(config: Config) -> Networks:
     if with_edits:
         check_tokenizer(tokenizer, settings.encoder)
         check_vocabulary(tokenizer, load_tokenizer(generator_name, settings), settings)
-    remote = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    transformer = load_encoder(encoder_name, pooler=settings.pooler, **remote)[0]
+    model = load_encoder(
+        encoder_name,
+        pooler=settings.pooler,
+        trust_remote_code=settings.trust_remote_code,
+        revision=_revision(encoder_name, settings),
+    )
+    transformer = cast(Transformer, model[0])
     backbone = transformer.model
     return Networks(
         transformer=transformer,
@@ -76,7 +81,7 @@ def load_tokenizer(name: str, settings: ModelConfig) -> Any:
         )
 
 
-def load_generator(name: str, settings: ModelConfig) -> nn.Module:
+def load_generator(name: str, settings: ModelConfig) -> PreTrainedModel:
     """A masked language model in float32; only safetensors are read, so nothing is unpickled."""
     with hub_errors(name):
         return AutoModelForMaskedLM.from_pretrained(

@@ -59,7 +59,7 @@ def mask_tokens(
     vocab_size: int,
     always_mask: bool = False,
 ) -> MaskedSentence:
-    """Choose each ordinary token with probability `ratio`; of the chosen, 80% become [MASK], 10% a random word, 10% stay.
+    """Choose ordinary tokens with probability `ratio`; of those, 80% become [MASK], 10% a random word, 10% stay.
 
     This is the reference's masking (transformers' `DataCollatorForLanguageModeling` at its defaults; Devlin et al.,
     2019, section 3.1). Any id among the tokenizer's special ids ([UNK], [MASK] and [PAD] too) is never chosen; the

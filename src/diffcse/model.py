@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
-from transformers.utils import ModelOutput
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from diffcse import distributed, objective, pooling
 from diffcse.config import Config
@@ -54,7 +55,7 @@ class DiffCSEModel(nn.Module):
         config: the whole run's settings; the model reads `model` and `objective`.
     """
 
-    def __init__(self, encoder: nn.Module, edit: MlmEdit | None, config: Config) -> None:
+    def __init__(self, encoder: PreTrainedModel, edit: MlmEdit | None, config: Config) -> None:
         super().__init__()
         self.settings, self.pooler = config.objective, config.model.pooler
         self.encoder = without_pooler(encoder)
@@ -89,7 +90,8 @@ class DiffCSEModel(nn.Module):
             return output
         sentence = projected if self.settings.conditioning == "projected" else everyone
         sentence = distributed.own_rows(sentence, len(input_ids))
-        return self._add_difference(output, sentence, input_ids, attention_mask, masked)
+        rows = {"input_ids": input_ids, "attention_mask": attention_mask, **masked}
+        return self._add_difference(output, contrast.loss, sentence, rows)
 
     def tie_weights(self) -> None:
         """Called by the Trainer after it loaded a checkpoint without the generator; nothing here shares weights."""
@@ -115,17 +117,17 @@ class DiffCSEModel(nn.Module):
         )
 
     def _add_difference(
-        self, output: StepOutput, sentence: Tensor, input_ids: Tensor, attention_mask: Tensor, masked: dict[str, Tensor]
+        self, output: StepOutput, contrastive: Tensor, sentence: Tensor, rows: dict[str, Tensor]
     ) -> StepOutput:
+        assert self.edit is not None and self.discriminator is not None
         views = slice(None) if self.settings.edited_views == "all" else slice(0, 1)
-        rows = {"input_ids": input_ids, "attention_mask": attention_mask, **masked}
         rows = self._pad_alike({name: value[:, views].flatten(0, 1) for name, value in rows.items()})
         edited = self.edit(**rows)
         mask = rows["attention_mask"]
         logits = self.discriminator(edited.input_ids, mask, sentence[:, views].flatten(0, 1)).float()  # (N, L, 2)
         rtd = self.difference(logits, edited.replaced, mask)
         output["rtd"] = rtd.detach()
-        output["loss"] = objective.total(output.loss, rtd, self.settings.lambda_weight)
+        output["loss"] = objective.total(contrastive, rtd, self.settings.lambda_weight)
         for name, value in vars(objective.detection(logits.detach(), edited.replaced, mask)).items():
             output[name] = value
         return output
@@ -140,7 +142,7 @@ class DiffCSEModel(nn.Module):
         return objective.replaced_token_detection(logits, replaced, counted=attention_mask) * share
 
     def _pad_alike(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Pad to the longest row of all processes, because the reference's mean counts the padding of the whole batch."""
+        """Pad to the longest row of all processes: the reference's mean counts the padding of the whole batch."""
         length = rows["input_ids"].shape[1]
         extra = distributed.longest(length, rows["input_ids"].device) - length
         if not extra or self.settings.rtd_average != "padded":
@@ -148,10 +150,10 @@ class DiffCSEModel(nn.Module):
         return {name: F.pad(value, (0, extra)) for name, value in rows.items()}
 
 
-def without_pooler(backbone: nn.Module) -> nn.Module:
+def without_pooler(backbone: PreTrainedModel) -> PreTrainedModel:
     """Drop the unused pooling layer of BERT-like models: it would get no gradient, which DDP refuses."""
     if getattr(backbone, "pooler", None) is not None:
-        backbone.pooler = None
+        backbone.register_module("pooler", None)
     return backbone
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812  (the field's name for it)
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +56,16 @@ def contrastive(
         own = hard_negative_weight * torch.eye(len(z1), device=z1.device, dtype=logits.dtype)
         logits = torch.cat([logits, cosine(z1, z3) / temperature + own], dim=1)  # (B, 2B)
     loss = F.cross_entropy(logits, torch.arange(len(z1), device=z1.device))
-    return Contrast(loss=loss, logits=logits, **_means(cosines.detach()))
+    positive, negative = mean_cosines(cosines.detach())
+    return Contrast(loss=loss, logits=logits, positive_cosine=positive, negative_cosine=negative)
 
 
-def _means(cosines: Tensor) -> dict[str, Tensor | None]:
+def mean_cosines(cosines: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Means of the diagonal and of the rest of (B, B) cosines; one instance has no rest (the reference gives 0/0)."""
     count = len(cosines)
-    positive = cosines.diagonal().mean()
-    # One instance has no negatives; the reference divides 0 by 0 there.
-    negative = (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)) if count > 1 else None
-    return {"positive_cosine": positive, "negative_cosine": negative}
+    diagonal = cosines.diagonal()
+    rest = (cosines.sum() - diagonal.sum()) / (count * (count - 1)) if count > 1 else None
+    return diagonal.mean(), rest
 
 
 def replaced_token_detection(logits: Tensor, replaced: Tensor, counted: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ def replaced_token_detection(logits: Tensor, replaced: Tensor, counted: Tensor) 
 
 
 def total(contrast: Tensor, rtd: Tensor, lambda_weight: float) -> Tensor:
-    """contrast + lambda * rtd (equation 4)."""
+    """Contrast + lambda * rtd (equation 4)."""
     return contrast + lambda_weight * rtd
 
 

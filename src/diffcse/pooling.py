@@ -39,8 +39,8 @@ def mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
 def build_projector(kind: Projector, hidden: int) -> nn.Module:
     """The head between pooler and losses, (N, H) -> (N, H).
 
-    bn: Linear(H, 2H) without bias, BatchNorm, ReLU, Linear(2H, H) without bias, BatchNorm without affine (Chuang et al.,
-    2022, appendix A; the head of SimSiam and Barlow Twins). tanh: Linear(H, H) and tanh (Gao et al., 2021).
+    bn: Linear(H, 2H) without bias, BatchNorm, ReLU, Linear(2H, H) without bias, BatchNorm without affine (Chuang et
+    al., 2022, appendix A; the head of SimSiam and Barlow Twins). tanh: Linear(H, H) and tanh (Gao et al., 2021).
     """
     if kind == "none":
         return nn.Identity()

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from rich.console import Console
 from tokenizers import BertWordPieceTokenizer
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, TrainerCallback, TrainingArguments
 
@@ -35,13 +35,7 @@ from diffcse.trainer import GracefulStop, MetricsFile, SafeTrainer
 
 _JOIN_EVERY = 32
 _JOINED = 4
-_SPECIAL = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 class LengthBatches(Sampler[list[tuple[int, int]]]):
@@ -93,6 +87,7 @@ class MaskedBatches:
         self.config = config
 
     def __call__(self, examples: list[tuple[int, int, NDArray[np.int64]]]) -> dict[str, Tensor]:
+        """`input_ids` and `labels` of shape (B, L)."""
         rows = []
         for epoch, index, ids in examples:
             uniform = uniforms(self.config.seed, epoch, index, 0, len(ids))
@@ -122,7 +117,10 @@ class MaskedLanguageModel(nn.Module):
     def __init__(self, bert: BertForMaskedLM) -> None:
         super().__init__()
         self.mlm = bert
-        self._keys_to_ignore_on_save = ["mlm.cls.predictions.decoder.weight", "mlm.cls.predictions.decoder.bias"]  # tied
+        self._keys_to_ignore_on_save = [
+            "mlm.cls.predictions.decoder.weight",
+            "mlm.cls.predictions.decoder.bias",
+        ]  # tied
 
     def tie_weights(self) -> None:
         """Called by the Trainer after it loaded a checkpoint without the tied weights."""
@@ -171,13 +169,13 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> BertTokenizer:
     """A lower-casing WordPiece tokenizer (the one of bert-base-uncased) learnt from `sentences`."""
     pieces = BertWordPieceTokenizer(lowercase=True)
     pieces.train_from_iterator(
-        sentences, vocab_size=vocab_size, limit_alphabet=400, special_tokens=list(_SPECIAL.values()), show_progress=False
+        sentences, vocab_size=vocab_size, limit_alphabet=400, special_tokens=_SPECIAL, show_progress=False
     )
-    return BertTokenizer(vocab=pieces.get_vocab(), do_lower_case=True, **_SPECIAL)
+    return BertTokenizer(vocab=pieces.get_vocab(), do_lower_case=True)
 
 
 def own_tokenizer(folder: Path, sentences: Sequence[str], vocab_size: int) -> BertTokenizer:
-    """The run's tokenizer, learnt once: WordPiece training breaks ties at random, so a resumed run must not repeat it."""
+    """The run's tokenizer, learnt once: training breaks ties at random, so a resumed run must not repeat it."""
     if not (folder / "tokenizer.json").is_file():
         beside = folder.with_suffix(".part")
         shutil.rmtree(beside, ignore_errors=True)

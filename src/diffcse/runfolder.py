@@ -49,7 +49,7 @@ class RunFolder:
             settings: the run's settings as plain data.
             sources: where its text comes from.
             columns: columns of a table.
-            may_change: settings that a longer run of the same kind may have otherwise; it goes on from the last checkpoint.
+            may_change: settings that a longer run may have otherwise; it goes on from the last checkpoint.
 
         Raises:
             UserError: for a folder that holds something else, is finished, or cannot be written.
@@ -105,7 +105,9 @@ class RunFolder:
         need, free = trained * (3 * 3 + 2), shutil.disk_usage(self.folder).free
         if free < need:
             rule = f"on a disk with {need / 1e9:.1f} GB free for checkpoints"
-            raise UserError(f"output {self.folder}", rule, f"{free / 1e9:.1f} GB", "free some space or choose another disk")
+            raise UserError(
+                f"output {self.folder}", rule, f"{free / 1e9:.1f} GB", "free some space or choose another disk"
+            )
 
     def save_training_state(self, state: dict[str, Tensor]) -> None:
         """Projector and discriminator beside the model, in `training/`."""

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 Encode = Callable[[list[str]], NDArray[np.float32]]
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
     """What chooses the checkpoint: a name for the log and a score of an encoder, higher is better."""
@@ -45,8 +44,8 @@ def label_free(sentences: list[str], seed: int) -> Criterion:
 def label_free_score(encode: Encode, sentences: list[str], seed: int) -> float:
     """Minus (alignment + uniformity) of Wang & Isola (2020), equations 2 and 3; higher is better, no labels needed.
 
-    Positive pairs are two copies of a sentence that each lost 15% of their words. Alignment alone is best for a constant
-    encoder and uniformity alone for a random one; only their sum asks for both.
+    Positive pairs are two copies of a sentence that each lost 15% of their words. Alignment alone is best for a
+    constant encoder and uniformity alone for a random one; only their sum asks for both.
 
     Args:
         encode: sentences to (N, H).
@@ -68,7 +67,7 @@ def alignment(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def uniformity(unit: NDArray[np.float64]) -> float:
-    """log of the mean of exp(-2 d^2) over all pairs of unit vectors (N, H); 0 for a collapsed encoder, lower is better."""
+    """Log of the mean of exp(-2 d^2) over all pairs of unit vectors (N, H); 0 where collapsed, lower is better."""
     squared = np.maximum(2 - 2 * unit @ unit.T, 0)
     pairs = squared[np.triu_indices(len(unit), k=1)]
     return float(np.log(np.exp(-2 * pairs).mean()))
@@ -103,8 +102,8 @@ class Best:
 class KeepBest(TrainerCallback):
     """Scores the encoder every so many steps and keeps the weights of the best.
 
-    The file holds weights, step and score together and is replaced whole, so a killed run finds a true pair. On resume a
-    best from after the checkpoint stays: the run reaches the same step again with the same score.
+    The file holds weights, step and score together and is replaced whole, so a killed run finds a true pair. On
+    resume a best from after the checkpoint stays: the run reaches the same step again with the same score.
 
     Args:
         path: the file for the best weights.
@@ -165,7 +164,7 @@ class WatchForCollapse(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """Look at one training line; a sign counts from its second line in a row on, since the first steps may be odd."""
+        """Look at one training line; a sign counts when it is there twice in a row, since the first steps may be odd."""
         if not logs or "loss" not in logs:
             return
         signs = _signs(logs)
@@ -180,17 +179,17 @@ def _signs(logs: dict[str, Any]) -> dict[str, str]:
     signs = {}
     if logs.get("negative_cosine", 0.0) > 0.95:
         signs["collapse"] = (
-            f"different sentences have cosine {logs['negative_cosine']:.3f}: the embeddings are collapsing to one point; "
+            f"different sentences have cosine {logs['negative_cosine']:.3f}: the embeddings collapse to one point; "
             "lower the learning rate or the temperature, or use projector bn"
         )
     if logs.get("replaced_share", 0.1) < 0.005:
         signs["no edits"] = (
-            f"only {logs['replaced_share']:.2%} of the tokens are replaced: the discriminator has nothing to find; raise "
-            "mask_ratio or use a weaker generator"
+            f"only {logs['replaced_share']:.2%} of the tokens are replaced: the discriminator has nothing to find; "
+            "raise mask_ratio or use a weaker generator"
         )
     if logs.get("replaced_share", 0.1) > 0.9:
         signs["all edited"] = (
-            f"{logs['replaced_share']:.2%} of the tokens are replaced: the generator does not know this text; use one that "
-            "was trained on it"
+            f"{logs['replaced_share']:.2%} of the tokens are replaced: the generator does not know this text; use "
+            "one that was trained on it"
         )
     return signs

@@ -82,6 +82,7 @@ class SafeTrainer(Trainer):
         self.order = order
         self._sums: dict[str, Tensor] = {}
         self._steps_summed = 0
+        self.module, self.dataset = model, dataset
         super().__init__(model, args, data_collator=collate, train_dataset=dataset, callbacks=callbacks)
         self.remove_callback(PrinterCallback)  # it writes to standard output; our own display does not
         self.add_callback(_FollowEpoch(order))
@@ -97,7 +98,7 @@ class SafeTrainer(Trainer):
             else {"sampler": self.order, "batch_size": self._train_batch_size, "drop_last": True}
         )
         loader = DataLoader(
-            self.train_dataset,
+            self.dataset,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
@@ -106,8 +107,12 @@ class SafeTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
-    ) -> Tensor | tuple[Tensor, Mapping[str, Tensor]]:
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
         """One forward; keeps the sums of everything it reports for the next log line."""
         terms: Mapping[str, Tensor] = model(**inputs)
         self.last_terms = {name: value.detach() for name, value in terms.items()}
@@ -126,8 +131,8 @@ class SafeTrainer(Trainer):
 
     def saved_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds of the model: all but tied weights and a frozen generator, as the module says."""
-        left_out = set(getattr(self.model, "_keys_to_ignore_on_save", None) or ())
-        return {name: value for name, value in self.model.state_dict().items() if name not in left_out}
+        left_out = set(getattr(self.module, "_keys_to_ignore_on_save", None) or ())
+        return {name: value for name, value in self.module.state_dict().items() if name not in left_out}
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, self.saved_state() if state_dict is None else state_dict)
@@ -136,7 +141,7 @@ class SafeTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             _sync_folder(folder)
             write_whole(folder / COMPLETE, json.dumps({"step": self.state.global_step}).encode())
 
@@ -188,7 +193,7 @@ class _StopOnBadNumbers(TrainerCallback):
 
 
 class GracefulStop(TrainerCallback):
-    """On Ctrl-C or a termination signal: finish the step, write a checkpoint, end the run; a second Ctrl-C ends it at once."""
+    """Ctrl-C or a termination signal ends the run after the step, with a checkpoint; a second one ends it at once."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -117,7 +117,9 @@ def choose_criterion(config: Config, labelled: Criterion | None, sentences: Sequ
     if wanted == "label-free":
         return selection.label_free(list(sentences[:_SENTENCES_FOR_LABEL_FREE]), config.training.seed)
     if wanted == "stsb" and labelled is None:
-        raise UserError("select_by stsb", "given with STS-B dev data", "no data", "add --senteval FOLDER or use label-free")
+        raise UserError(
+            "select_by stsb", "given with STS-B dev data", "no data", "add --senteval FOLDER or use label-free"
+        )
     return None if wanted == "last" else labelled
 
 
@@ -128,7 +130,9 @@ def check_size(dataset: Examples, config: Config) -> None:
     if len(dataset) < size:
         raise UserError("batch_size", f"at most the number of sentences ({len(dataset)})", size, "lower batch_size")
     if size % processes:
-        raise UserError("batch_size", f"a multiple of the number of processes ({processes})", size, "change one of them")
+        raise UserError(
+            "batch_size", f"a multiple of the number of processes ({processes})", size, "change one of them"
+        )
 
 
 def build_model(networks: Networks, config: Config) -> DiffCSEModel:
@@ -204,6 +208,7 @@ def keep_best(
     criterion: Criterion, encoder: SentenceTransformer, trainer: SafeTrainer, run: RunFolder, config: Config
 ) -> KeepBest:
     """The callback that scores the encoder and keeps the weights of the best step."""
+
     def encode(sentences: list[str]) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = encoder.encode(sentences, batch_size=64, show_progress_bar=False)
         return vectors
@@ -224,7 +229,7 @@ def finish(
     """Put the best weights in, save the model folder, and mark the run as finished."""
     best = selection.read_best(run.best)
     if best is not None:
-        trainer.model.load_state_dict(selection.load_best(run.best), strict=False)
+        trainer.module.load_state_dict(selection.load_best(run.best), strict=False)
     if trainer.args.should_save:
         networks.restore_pooler()
         files = {"README.md": card.model_card(config, best, run.read_metrics()).encode()}

@@ -44,7 +44,8 @@ def _options(title: str, cls: type[Any]) -> list[inspect.Parameter]:
         declared = f"--{flag}/--no-{flag}" if hints[field.name] is bool else f"--{flag}"
         default = "" if field.default is MISSING else f" Default: {field.default}."
         option = typer.Option(declared, help=docs[field.name] + default, rich_help_panel=title)
-        annotation = Annotated[Optional[hints[field.name]], option]  # noqa: UP045  (typer reads this form on 3.10)
+        hint: Any = hints[field.name]
+        annotation = Annotated[Optional[hint], option]  # noqa: UP045  (typer reads this form on 3.10)
         kind = inspect.Parameter.KEYWORD_ONLY
         options.append(inspect.Parameter(field.name, kind, default=None, annotation=annotation))
     return options

@@ -65,7 +65,7 @@ def settings_file(path: Path | None) -> dict[str, Any]:
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
+        import tomli as tomllib  # type: ignore[no-redef]
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

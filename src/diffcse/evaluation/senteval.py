@@ -18,7 +18,7 @@ from diffcse.evaluation.tasks import ALL_TASKS, Labelled, LabelledPairs, Part, S
 
 _FETCH = "get the data again: diffcse data fetch"
 
-_STS_SUBSETS: Mapping[str, Mapping[str, int]] = {
+STS_SUBSETS: Mapping[str, Mapping[str, int]] = {
     "STS12": {"MSRpar": 750, "MSRvid": 750, "SMTeuroparl": 459, "surprise.OnWN": 750, "surprise.SMTnews": 399},
     "STS13": {"FNWN": 189, "headlines": 750, "OnWN": 561},  # without SMT, whose licence keeps it out of SentEval
     "STS14": {
@@ -34,13 +34,13 @@ _STS_SUBSETS: Mapping[str, Mapping[str, int]] = {
 }
 """Scored pairs of each subset (the SemEval task pages)."""
 
-_STSB_ROWS = {"train": 5749, "dev": 1500, "test": 1379}
-_SICK_FILES = {
+STSB_ROWS = {"train": 5749, "dev": 1500, "test": 1379}
+SICK_FILES = {
     "train": ("SICK_train.txt", 4500),
     "dev": ("SICK_trial.txt", 500),
     "test": ("SICK_test_annotated.txt", 4927),
 }
-_TWO_CLASS_FILES = {
+TWO_CLASS_FILES = {
     "MR": (("rt-polarity.pos", 5331), ("rt-polarity.neg", 5331)),
     "CR": (("custrev.pos", 2407), ("custrev.neg", 1368)),
     "MPQA": (("mpqa.pos", 3312), ("mpqa.neg", 7294)),
@@ -48,10 +48,10 @@ _TWO_CLASS_FILES = {
 }
 """(file of class 1, rows), (file of class 0, rows); latin-1."""
 
-_SST2_ROWS = {"train": 67349, "dev": 872, "test": 1821}
-_TREC_FILES = {"train": ("train_5500.label", 5452), "test": ("TREC_10.label", 500)}
-_TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
-_MRPC_ROWS = {"train": 4076, "test": 1725}
+SST2_ROWS = {"train": 67349, "dev": 872, "test": 1821}
+TREC_FILES = {"train": ("train_5500.label", 5452), "test": ("TREC_10.label", 500)}
+TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
+MRPC_ROWS = {"train": 4076, "test": 1725}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def read_sts_benchmark(path: Path, rows: int | None = None) -> ScoredPairs:
 
 def stsb_dev_file(folder: Path) -> ScoredPairs:
     """The dev split of STSBenchmark in SentEval's data folder."""
-    return read_sts_benchmark(_root(folder) / "STS" / "STSBenchmark" / "sts-dev.csv", _STSB_ROWS["dev"])
+    return read_sts_benchmark(_root(folder) / "STS" / "STSBenchmark" / "sts-dev.csv", STSB_ROWS["dev"])
 
 
 def _root(folder: Path) -> Path:
@@ -160,24 +160,24 @@ class _Source:
 
 
 def _read(source: _Source, name: str, problems: list[Problem]) -> Task:
-    if name in _STS_SUBSETS:
+    if name in STS_SUBSETS:
         folder = source.root / "STS" / f"{name}-en-test"
-        sizes = _STS_SUBSETS[name].items()
+        sizes = STS_SUBSETS[name].items()
         return Task(name=name, parts={key: _sts_subset(folder, name, key, source.rows(n)) for key, n in sizes})
     if name == "STSBenchmark":
 
         def stsb(split: str) -> ScoredPairs:
             path = source.root / "STS" / "STSBenchmark" / f"sts-{split}.csv"
-            return read_sts_benchmark(path, source.rows(_STSB_ROWS[split]))
+            return read_sts_benchmark(path, source.rows(STSB_ROWS[split]))
 
-        return _with_splits(name, source.splits(_STSB_ROWS), stsb, problems)
+        return _with_splits(name, source.splits(STSB_ROWS), stsb, problems)
     if name == "SICKRelatedness":
 
         def sick(split: str) -> ScoredPairs:
-            file, count = _SICK_FILES[split]
+            file, count = SICK_FILES[split]
             return _sick(source.root / "SICK" / file, source.rows(count))
 
-        return _with_splits(name, source.splits(_SICK_FILES), sick, problems)
+        return _with_splits(name, source.splits(SICK_FILES), sick, problems)
     return Task(name=name, parts=_TRANSFER_READERS.get(name, _two_class_parts)(source, name))
 
 
@@ -193,23 +193,23 @@ def _with_splits(name: str, splits: list[str], read: Callable[[str], Part], prob
 
 
 def _two_class_parts(source: _Source, name: str) -> dict[str, Part]:
-    (one, ones), (zero, zeros) = _TWO_CLASS_FILES[name]
+    (one, ones), (zero, zeros) = TWO_CLASS_FILES[name]
     folder = source.root / name
     return {"all": _two_classes(folder / one, source.rows(ones), folder / zero, source.rows(zeros), name)}
 
 
 def _sst2_parts(source: _Source, name: str) -> dict[str, Part]:
     folder = source.root / "SST" / "binary"
-    return {split: _sst2(folder / f"sentiment-{split}", source.rows(n)) for split, n in _SST2_ROWS.items()}
+    return {split: _sst2(folder / f"sentiment-{split}", source.rows(n)) for split, n in SST2_ROWS.items()}
 
 
 def _trec_parts(source: _Source, name: str) -> dict[str, Part]:
-    return {split: _trec(source.root / "TREC" / file, source.rows(n)) for split, (file, n) in _TREC_FILES.items()}
+    return {split: _trec(source.root / "TREC" / file, source.rows(n)) for split, (file, n) in TREC_FILES.items()}
 
 
 def _mrpc_parts(source: _Source, name: str) -> dict[str, Part]:
     folder = source.root / "MRPC"
-    return {split: _mrpc(folder / f"msr_paraphrase_{split}.txt", source.rows(n)) for split, n in _MRPC_ROWS.items()}
+    return {split: _mrpc(folder / f"msr_paraphrase_{split}.txt", source.rows(n)) for split, n in MRPC_ROWS.items()}
 
 
 _TRANSFER_READERS: Mapping[str, Callable[[_Source, str], dict[str, Part]]] = {
@@ -275,7 +275,7 @@ def _trec(path: Path, rows: int | None) -> Labelled:
         _fine, space, question = rest.partition(" ")
         if not colon or not space:
             raise file.error("lines of COARSE:fine and a question", line, number)
-        labels.append(file.label(coarse, number, _TREC_CLASSES))
+        labels.append(file.label(coarse, number, TREC_CLASSES))
         texts.append(_tidy(question))
     return Labelled(texts=texts, labels=np.array(labels))
 
