@@ -33,9 +33,10 @@ Pair = tuple[str, str]
 
 _VERSION = 1  # of what is cached; a new number makes old files unused
 _HELD_OUT_OF_256 = 46  # packages are held out by the first byte of a hash: 18%
+_SALT = 155  # of that hash; with it, our own dependencies alone give both sides a mixture of large and small packages
 _MOST_PAIRS = 1000
-_PAIRS_PER_PACKAGE = 100
-_MOST_SOURCE = 48 * 2**20  # bytes that are parsed for training text, and as many for pairs
+_PAIRS_PER_PACKAGE = 150
+_MOST_SOURCE = 64 * 2**20  # bytes that are parsed for training text, and as many for pairs
 _LEAST_SHARE = 0.2  # of a file that is documentation; parsing the rest costs more than it brings
 _TOPICS = "pydoc_data"  # one dictionary of texts, the language reference
 _SKIPPED = {"__pycache__", "_vendor", "_vendored", "idle_test", "site-packages", "dist-packages", "test", "tests"}
@@ -43,7 +44,9 @@ _SKIPPED = {"__pycache__", "_vendor", "_vendored", "idle_test", "site-packages",
 _DOCSTRING = re.compile(rb'"""(.*?)"""', re.DOTALL)
 _FENCED = re.compile(r"^ *(```|~~~).*?(^ *\1|\Z)", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^.*\n *([-=~*^#\"'+.])\1{2,} *$", re.MULTILINE)
-_NOT_PROSE = re.compile(r"^(\s|>>>|[-*+#|<>=~^@:.•$%\\/\[{(_&]|\w{1,3}[.)] )|\S {2,}\S|:$|::| : |\t", re.MULTILINE)
+_NOT_PROSE = re.compile(
+    r"^(\s|>>>|[-*+#|<>=~^@:.•$%\\/\[{_&]|\d+[.)] |[a-z]\) )|[^.!?:;,)] {2,}\S|:\n| : |\t", re.MULTILINE
+)
 _MARKUP = (
     (re.compile(r":[\w:+.-]+:`[~!]?([^`<]*?)(?:\s*<[^`>]*>)?`"), r"\1"),  # :func:`~name`, :ref:`words <target>`
     (re.compile(r"`([^`<>]+?)\s*<[^`>]*>`__?"), r"\1"),  # `words <address>`_
@@ -51,10 +54,15 @@ _MARKUP = (
     (re.compile(r"\[`+([^\][`]+)`+\]|`+([^`]+)`+_{0,2}"), r"\1\2"),
     (re.compile(r"(?<!\w)(\*{1,2})(\w[^*]*?)\1(?!\w)"), r"\2"),
 )
+_QUOTES = str.maketrans("\u201c\u201d\u2018\u2019", "\"\"''")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bvs\.)(?<!\bcf\.)(?<!\b[A-Z]\.)\s+(?=[A-Z\"'(])")
 _WORD = re.compile(
-    r"""["'(]*([A-Z]?[a-z]+|[A-Z][A-Za-z]*)?((?<=[A-Za-z])['/-][A-Za-z]+|(?<![A-Za-z])\d+([.,-]\d+)*%?|(?<=[A-Z])\d)*"""
-    r"""(['"),;:]|\.{3}$|[.!?](?=["')]*$))*$|e\.g\.,?$|i\.e\.,?$|--?$"""
+    r"""["'(]*
+    (?: (?: [A-Z][A-Za-z]*\d* | [a-z]+ )                            # a word, a name, an initialism; not codeName
+        (?: ['/-] (?: [A-Z][A-Za-z]*\d* | [a-z]+ | \d+ ) )*         # don't, one-sided, and/or
+      | \d+ (?: [.,-]\d+ )* (?: % | [A-Za-z]{1,2} )? | e\.g\. | i\.e\. )
+    ['"),;:]* (?: \.\.\. | [.!?] )? ['")]* | --?""",
+    re.VERBOSE,
 )
 _COMMON = frozenset(
     "a an and any are as at be been but by can do does for from has have if in into is it its may more no not of on one"
@@ -98,13 +106,15 @@ def collect(*, limit: int, cache: Path | None = None, roots: Sequence[Path] | No
     sentences and of source bytes, not of seconds.
 
     Args:
-        limit: most training sentences.
+        limit: most training sentences, at least 1.
         cache: file (JSON) that keeps the result, and is used while the same packages are installed.
         roots: folders that hold packages; the standard library and site-packages unless given.
 
     Raises:
         UserError: where no sentence is found.
     """
+    if limit < 1:
+        raise UserError("limit", "at least 1", limit, "use 40000")
     roots = _installed() if roots is None else [Path(root) for root in roots]
     key = _key(limit, roots)
     if (kept := _cached(cache, key)) is not None:
@@ -151,30 +161,29 @@ def retrieval(encoder: Encoder, pairs: Sequence[Pair]) -> RetrievalScores:
 def is_held_out(package: str) -> bool:
     """Whether a package is kept for evaluation; depends on its name alone.
 
-    >>> [name for name in ("json", "numpy", "torch", "email", "rich") if is_held_out(name)]
-    []
+    >>> [name for name in ("json", "networkx", "numpy", "scipy", "torch", "xml") if is_held_out(name)]
+    ['networkx', 'numpy', 'xml']
     """
-    return hashlib.sha256(package.encode()).digest()[0] < _HELD_OUT_OF_256
+    return hashlib.sha256(f"{_SALT} {package}".encode()).digest()[0] < _HELD_OUT_OF_256
 
 
 def find_packages(roots: Iterable[Path]) -> dict[str, list[Path]]:
     """The source files of every top-level package and module, in an order that mixes a package's parts."""
     packages: dict[str, list[Path]] = {}
     for root in roots:
-        for path in sorted(root.glob("**/*.py")):
-            parts = path.relative_to(root).parts
-            if not _SKIPPED.intersection(parts):
-                packages.setdefault(parts[0].removesuffix(".py"), []).append(path)
-    return {name: sorted(packages[name], key=_mixed) for name in sorted(packages)}
+        for path in sorted((path.relative_to(root) for path in root.glob("**/*.py")), key=_mixed):
+            if not _SKIPPED.intersection(path.parts):
+                packages.setdefault(path.parts[0].removesuffix(".py"), []).append(root / path)
+    return dict(sorted(packages.items()))
 
 
 def prose(docstring: str) -> list[str | None]:
-    """The sentences of a docstring in order; None stands for a sentence or a paragraph that is not plain English.
+    r"""The sentences of a docstring in order; None stands for a sentence or a paragraph that is not plain English.
 
-    >>> prose("Return the mean of ``values`` as a number.\\n\\nArgs:\\n    values: numbers.\\n\\nIt is 0 if there are none.")
-    ['Return the mean of values as a number.', None, 'It is 0 if there are none.']
+    >>> prose("Return the mean of ``values``.\n\nArgs:\n    values: numbers.\n\nIt is 0 if there are none.")
+    ['Return the mean of values.', None, 'It is 0 if there are none.']
     """
-    text = _HEADING.sub("", _FENCED.sub("\n@\n", inspect.cleandoc(docstring)))
+    text = _HEADING.sub("", _FENCED.sub("\n@\n", inspect.cleandoc(docstring).translate(_QUOTES)))
     found: list[str | None] = []
     for paragraph in filter(None, re.split(r"\n\s*\n", text.strip("\n"))):
         if _NOT_PROSE.search(paragraph):
@@ -199,11 +208,11 @@ def is_plain(sentence: str) -> bool:
         5 <= len(words) <= 60
         and sentence[0].isupper()
         and sentence.rstrip("\"')")[-1] in ".!?"
-        and all(map(_WORD.match, words))
+        and all(map(_WORD.fullmatch, words))
         and sentence.count("(") == sentence.count(")")
-        and letters > 0.7 * len(sentence)
+        and letters > 0.75 * sum(map(len, words))
         and sum(map(str.isupper, sentence)) < 0.3 * letters
-        and sum(word.lower().strip("\"'(),;:.") in _COMMON for word in words) >= 2
+        and any(word.lower() in _COMMON for word in words)
     )
 
 
@@ -213,8 +222,9 @@ def _installed() -> list[Path]:
     return list(dict.fromkeys(p for p in folders if p == folders[0] or p.name in ("site-packages", "dist-packages")))
 
 
-def _sentences(packages: dict[str, list[Path]], limit: int, held_out: set[str]) -> tuple[tuple[str, ...], int]:
-    seen, used, found = set(held_out), set(), []
+def _sentences(packages: dict[str, list[Path]], limit: int, seen: set[str]) -> tuple[tuple[str, ...], int]:
+    found: list[str] = []
+    used: set[str] = set()
     for package, docstring in _docstrings(packages):
         for sentence in filter(None, prose(docstring)):
             if len(found) == limit:
@@ -227,21 +237,25 @@ def _sentences(packages: dict[str, list[Path]], limit: int, held_out: set[str]) 
 
 
 def _pairs(packages: dict[str, list[Path]]) -> tuple[tuple[Pair, ...], tuple[str, ...], set[str]]:
-    seen: set[str] = set()
-    everything: set[str] = set()
-    taken: Counter[str] = Counter()
+    """The pairs, the packages they come from, and the letters of every sentence on the way to them."""
     pairs: list[Pair] = []
+    taken: Counter[str] = Counter()
+    paired: set[str] = set()
+    seen: set[str] = set()
     for package, docstring in _docstrings(packages):
         sentences = prose(docstring)
-        everything.update(map(_letters, filter(None, sentences)))
-        if len(sentences) < 2 or sentences[0] is None or sentences[1] is None or taken[package] == _PAIRS_PER_PACKAGE:
+        seen.update(map(_letters, filter(None, sentences)))
+        first, second = [*sentences, None, None][:2]
+        if first is None or second is None or taken[package] == _PAIRS_PER_PACKAGE:
             continue
-        both = {_letters(sentences[0]), _letters(sentences[1])}
-        if len(both) == 2 and not both & seen and len(pairs) < _MOST_PAIRS:
-            seen |= both
+        both = {_letters(first), _letters(second)}
+        if len(both) == 2 and not both & paired:
+            paired |= both
             taken[package] += 1
-            pairs.append((sentences[0], sentences[1]))
-    return tuple(pairs), tuple(sorted(taken)), everything
+            pairs.append((first, second))
+        if len(pairs) == _MOST_PAIRS:
+            break
+    return tuple(pairs), tuple(sorted(taken)), seen
 
 
 def _docstrings(packages: dict[str, list[Path]]) -> Iterator[tuple[str, str]]:
@@ -301,7 +315,7 @@ def _letters(sentence: str) -> str:
 
 
 def _mixed(path: Path) -> bytes:
-    return hashlib.sha256("/".join(path.parts[-4:]).encode()).digest()
+    return hashlib.sha256(path.as_posix().encode()).digest()
 
 
 def _key(limit: int, roots: Sequence[Path]) -> str:
@@ -313,9 +327,13 @@ def _key(limit: int, roots: Sequence[Path]) -> str:
 def _cached(cache: Path | None, key: str) -> DocText | None:
     try:
         kept = json.loads(cache.read_bytes()) if cache is not None else {}
-        if kept.pop("key", None) != key:
+        if kept["key"] != key:
             return None
-        kept |= {"pairs": tuple((a, b) for a, b in kept["pairs"])}
-        return DocText(**{name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, or not what we wrote
+        return DocText(
+            sentences=tuple(kept["sentences"]),
+            pairs=tuple((first, second) for first, second in kept["pairs"]),
+            packages=kept["packages"],
+            held_out=tuple(kept["held_out"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or not what we wrote
         return None

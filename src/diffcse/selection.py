@@ -164,7 +164,7 @@ class WatchForCollapse(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """Look at one training line; a sign counts when it is there twice in a row, since the first steps may be odd."""
+        """Look at one training line; a sign counts when seen twice in a row, since the first steps may be odd."""
         if not logs or "loss" not in logs:
             return
         signs = _signs(logs)
