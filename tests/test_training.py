@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from diffcse.config import build
+from diffcse.data import read_texts
 from diffcse.errors import UserError
 from diffcse.loading import load_networks
+from diffcse.runfolder import RunFolder
 from diffcse.training import train
 from tests import tiny
 
@@ -218,6 +220,7 @@ def test_best_checkpoint_is_kept_by_the_label_free_criterion(place: Path, tmp_pa
     [
         ({"batch_size": 100}, "batch_size must be at most the number of sentences"),
         ({"encoder": "no-such-folder/x"}, "no-such-folder/x"),
+        ({"precision": "fp16"}, "precision must be fp32 or bf16 on a CPU"),
         ({"temperature": 0}, "temperature must be greater than 0"),
         ({"preset": "bert"}, "preset must be one of"),
         ({"select_by": "stsb"}, "select_by stsb must be given with STS-B dev data"),
@@ -240,6 +243,17 @@ def test_a_generator_of_another_vocabulary_is_refused_before_anything_else(place
     config = build(encoder=str(place / "encoder-exact"), generator=str(other))
     with pytest.raises(UserError, match=r"vocabulary of encoder .* 4 \(token, id\) pairs in only one"):
         load_networks(config)
+
+
+def test_other_text_is_not_resumed_on(place: Path, tmp_path: Path) -> None:
+    networks = {"encoder": str(place / "encoder-exact"), "generator": str(place / "generator-exact")}
+    config = build(**networks, batch_size=8, max_steps=2)
+    text = tiny.write_sentences(tmp_path / "t.txt", 32)
+    run = RunFolder.claim(tmp_path / "m", config.as_dict(), [str(text)])
+    run.check_text(read_texts([text], cache_dir=tmp_path / "c")[0])
+    tiny.write_sentences(text, 33)
+    with pytest.raises(UserError, match="an interrupted run on this text; got one on other text"):
+        train([text], tmp_path / "m", config, cache_dir=tmp_path / "c")
 
 
 def test_an_output_folder_with_something_else_is_left_alone(place: Path, whole: Path, tmp_path: Path) -> None:

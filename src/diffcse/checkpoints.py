@@ -7,6 +7,7 @@ to the discriminator, the heads and the generator. Nothing is ever unpickled bey
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import pickle
@@ -101,6 +102,23 @@ def known_pooler(pooler: str | None) -> Pooler | None:
     if pooler is not None and pooler not in get_args(Pooler):
         raise UserError("pooler", f"one of {', '.join(get_args(Pooler))}", pooler, "leave it out for the model's own")
     return pooler  # type: ignore[return-value]
+
+
+def fingerprint(model: SentenceTransformer) -> str:
+    """A digest of everything that decides which vector a text gets: weights, modules, vocabulary and length limit."""
+    digest = hashlib.sha256()
+    for module in model:
+        settings = getattr(module, "get_config_dict", dict)
+        digest.update(json.dumps([type(module).__name__, settings()], sort_keys=True, default=str).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(
+            value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.ndim else str(value).encode()
+        )
+    if isinstance(model[0], Transformer):
+        vocabulary = sorted(model.tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+        digest.update(json.dumps([vocabulary, model.max_seq_length]).encode())
+    return digest.hexdigest()[:32]
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
-import inspect
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from diffcse.errors import UserError
@@ -337,18 +337,27 @@ def field_owners() -> dict[str, str]:
     return {field.name: section for section, cls in SECTIONS.items() for field in fields(cls)}
 
 
-@functools.cache
 def field_docs(cls: type[Any]) -> dict[str, str]:
-    """The docstring under each field of a settings class.
+    """The docstring under each field of one of the settings classes of this file.
 
     >>> field_docs(EditConfig)["mask_ratio"]
     'Share of the ordinary tokens that are masked before the generator fills them in, 0 to 1.'
     """
-    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    return _all_docs()[cls.__name__]
+
+
+@functools.cache
+def _all_docs() -> dict[str, dict[str, str]]:
+    module = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    return {part.name: _docs_in(part.body) for part in module.body if isinstance(part, ast.ClassDef)}
+
+
+def _docs_in(body: list[ast.stmt]) -> dict[str, str]:
     docs = {}
     for field, text in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            docs[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
+            assert isinstance(field.target, ast.Name)
+            docs[field.target.id] = " ".join(str(text.value.value).split())
     return docs
 
 

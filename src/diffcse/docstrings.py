@@ -149,7 +149,7 @@ def retrieval(encoder: Encoder, pairs: Sequence[Pair]) -> RetrievalScores:
         raise UserError("pairs", "at least 2", len(pairs), "install more packages, or give other roots")
     summaries, following = (_unit(encoder.encode(list(side))) for side in zip(*pairs, strict=True))
     cosines = summaries @ following.T  # (N, N)
-    ranks = (cosines >= cosines.diagonal()[:, None]).sum(axis=1)
+    ranks = (cosines >= cosines.diagonal()[:, None] - 1e-9).sum(axis=1)
     return RetrievalScores(
         mrr=float((1 / ranks).mean()),
         recall_at_1=float((ranks <= 1).mean()),
@@ -297,10 +297,11 @@ def _texts(tree: ast.Module, *, strings: bool) -> Iterator[str]:
         return
     nodes: list[ast.AST] = [tree]
     for node in nodes:  # grows while it is read
-        nodes += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if text := ast.get_docstring(node):
+            if text := ast.get_docstring(node, clean=False):
                 yield text
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):  # hardly anything inside one is documented
+            nodes += [*getattr(node, "body", ()), *getattr(node, "orelse", ())]
 
 
 def _unit(vectors: Any) -> np.ndarray:

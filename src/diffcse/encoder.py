@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcse.checkpoints import load_encoder
-from diffcse.encoding import BATCH_TOKENS, EncodeSettings, encode
+from diffcse.encoding import EncodeSettings, encode, usual_batch_tokens
 from diffcse.errors import UserError
 from diffcse.nearest import exact_search, import_faiss, unit
 from diffcse.resources import bundled
@@ -196,10 +196,9 @@ class DiffCSE:
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
             if value < 1:
                 raise UserError(name, "at least 1", value, "give a positive number")
-        room = batch_size * max_length
         settings = EncodeSettings(
             max_tokens=max_length,
-            batch_tokens=min(room, BATCH_TOKENS) if target.type == "cpu" else room,
+            batch_tokens=min(batch_size * max_length, usual_batch_tokens(target)),
             normalize=normalize,
         )
         encoded = encode(self.model, sentences, settings)

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 Vectors = NDArray[np.float32]
 Precision = Literal["float32", "float16", "bfloat16"]
 
-BATCH_TOKENS = 4096
-"""Padded tokens of a batch. More makes no CPU faster: the activations leave its cache."""
+_CPU_BATCH_TOKENS = 1024  # more makes a CPU slower: the activations leave its cache
+_GPU_BATCH_TOKENS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,9 @@ class EncodeSettings:
 
     max_tokens: int | None = None
     """Longest sentence (tokens, special ones included); longer ones are cut. None: the model's own limit."""
-    batch_tokens: int = BATCH_TOKENS
-    """Largest batch (tokens, padding included); a single longer sentence is a batch by itself."""
+    batch_tokens: int | None = None
+    """Largest batch (tokens, padding included); a single longer sentence is a batch by itself. None: 1,024 on a CPU,
+    16,384 on a GPU."""
     chunk_sentences: int = 8192
     """Sentences that are sorted together and held in memory at once."""
     chunk_characters: int = 8_000_000
@@ -167,6 +168,11 @@ def encode_chunks(
             yield _encode_chunk(model, ahead.result(), settings, forward)
 
 
+def usual_batch_tokens(device: torch.device) -> int:
+    """Tokens of a batch that keep this kind of device busy and no more."""
+    return _CPU_BATCH_TOKENS if device.type == "cpu" else _GPU_BATCH_TOKENS
+
+
 def chunks(sentences: Iterable[str], settings: EncodeSettings) -> Iterator[list[str]]:
     """Consecutive groups of sentences, bounded in number and in characters; the check that each is text.
 
@@ -265,10 +271,11 @@ def _check_supported(model: SentenceTransformer) -> None:
 def _encode_chunk(model: SentenceTransformer, tokens: Tokens, settings: EncodeSettings, forward: Forward) -> Encoded:
     ids = tokens.input_ids
     lengths = np.array([len(one) for one in ids], dtype=np.int64)
+    budget = settings.batch_tokens or usual_batch_tokens(model.device)
     order = np.argsort(-lengths, kind="stable")
     out = torch.empty((len(ids), _width(model)), device=model.device)
     with torch.inference_mode(), _evaluating(model), _arithmetic(model, settings.precision):
-        for place in batches(lengths[order], settings.batch_tokens):
+        for place in batches(lengths[order], budget):
             rows = order[place]
             batch = TokenBatch(input_ids=np.concatenate([ids[row] for row in rows]), lengths=lengths[rows])
             out[torch.from_numpy(rows).to(out.device)] = forward(model, batch).float()

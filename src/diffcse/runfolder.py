@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -99,6 +100,21 @@ class RunFolder:
         """All log lines so far."""
         return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
 
+    def check_text(self, rows: Any) -> None:
+        """Refuse to resume on other text than the run began with: counts and a sample of rows are compared.
+
+        Args:
+            rows: the sentences as a dataset.
+        """
+        sample = [rows[i] for i in range(0, len(rows), max(1, len(rows) // 1000))]
+        digest = hashlib.sha256(json.dumps([len(rows), sample]).encode()).hexdigest()
+        kept = self.checkpoints / "text.json"
+        if not kept.is_file():
+            write_whole(kept, _json({"sha256": digest}))
+        elif json.loads(kept.read_text())["sha256"] != digest:
+            do = "give the text as it was, or choose another folder"
+            raise UserError(f"output {self.folder}", "an interrupted run on this text", "one on other text", do)
+
     def check_space(self, model: nn.Module) -> None:
         """Room for three checkpoints (weights and two moments each), the best weights and the model."""
         trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -131,7 +147,7 @@ class RunFolder:
         return found if isinstance(found, dict) else {}
 
     def _check_same(self, former: dict[str, Any], may_change: Sequence[str]) -> None:
-        if former.get("finished") and former.get("settings") == self.about["settings"]:
+        if former.get("finished") and (not may_change or former.get("settings") == self.about["settings"]):
             do = "choose another folder, or delete this one"
             raise UserError(f"output {self.folder}", "a new folder or an interrupted run", "a finished run", do)
         before, now = ({**about, **{"settings": _without(about, may_change)}} for about in (former, self.about))

@@ -83,6 +83,7 @@ def train(
         NonFiniteLoss: for a loss that is not a number, before the optimiser step.
     """
     began = time.perf_counter()
+    check_precision(config)
     set_seed(config.training.seed)
     torch.set_flush_denormal(True)
     run = RunFolder.claim(output, config.as_dict(), [str(source) for source in sources], columns)
@@ -91,6 +92,7 @@ def train(
     tokens = tokenise(rows, networks.tokenizer, max_tokens=config.training.max_tokens, cache_dir=cache_dir)
     dataset = Examples(tokens)
     check_size(dataset, config)
+    run.check_text(rows)
     model = build_model(networks, config)
     run.check_space(model)
     encoder = sentence_transformer(networks.transformer, config.model.pooler)
@@ -101,6 +103,7 @@ def train(
     trainer.train(resume_from_checkpoint=run.last_checkpoint())
     finished = trainer.state.global_step >= trainer.state.max_steps
     best = finish(trainer, encoder, networks, run, config) if finished else None
+    trainer.accelerator.end_training()
     return TrainResult(
         folder=output,
         finished=finished,
@@ -121,6 +124,12 @@ def choose_criterion(config: Config, labelled: Criterion | None, sentences: Sequ
             "select_by stsb", "given with STS-B dev data", "no data", "add --senteval FOLDER or use label-free"
         )
     return None if wanted == "last" else labelled
+
+
+def check_precision(config: Config) -> None:
+    """fp16 exists on accelerators only."""
+    if config.training.precision == "fp16" and not torch.accelerator.is_available():
+        raise UserError("precision", "fp32 or bf16 on a CPU", "fp16", "use fp32")
 
 
 def check_size(dataset: Examples, config: Config) -> None:

@@ -13,7 +13,7 @@ from tests.evaluation.layout import BagOfWords, Layout
 
 @pytest.fixture
 def small(tmp_path: Path) -> Layout:
-    return Layout(tmp_path, at_most=40).write()
+    return Layout(tmp_path, at_most=90).write()
 
 
 def run(layout: Layout, tasks: str, **options):
@@ -117,7 +117,7 @@ def test_a_task_without_dev_scores_in_dev_mode(small: Layout) -> None:
 
 def test_train_splits_on_request(small: Layout) -> None:
     assert "train" not in run(small, "STSBenchmark")[1]["tasks"]["STSBenchmark"]
-    assert run(small, "STSBenchmark", train_splits=True)[1]["tasks"]["STSBenchmark"]["train"]["pairs"] == 40
+    assert run(small, "STSBenchmark", train_splits=True)[1]["tasks"]["STSBenchmark"]["train"]["pairs"] == 90
 
 
 def test_jsonable() -> None:

@@ -23,6 +23,9 @@ def demo(
         raise UserError("steps", "at least 1", steps, "use 100")
     from rich.console import Console
 
+    from diffcse.cli.quiet import quiet_libraries
     from diffcse.demo import demo as run
+
+    quiet_libraries()
 
     run(output, steps=steps, seed=seed, console=Console())

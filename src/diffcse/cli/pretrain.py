@@ -22,8 +22,11 @@ def pretrain(
     config = PretrainConfig(**given_only(given))
     from rich.console import Console
 
+    from diffcse.cli.quiet import quiet_libraries
     from diffcse.data import read_texts
     from diffcse.pretrain import pretrain as run
+
+    quiet_libraries()
 
     console = Console(stderr=True)
     rows, read = read_texts(sources, columns=[column] if column else None, cache_dir=cache)

@@ -51,8 +51,10 @@ def train(
     criterion = stsb_criterion(senteval) if senteval else None
     from rich.console import Console
 
+    from diffcse.cli.quiet import quiet_libraries
     from diffcse.training import train as run
 
+    quiet_libraries()
     console = Console(stderr=True)
     result = run(sources, output, config, columns=names, criterion=criterion, cache_dir=cache, console=console)
     report(result, console)

@@ -57,11 +57,14 @@ def cosines(embedded: Embedded, pairs: ScoredPairs) -> NDArray[np.float64]:
 
 
 def cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Row-wise cosine of (P, H) and (P, H): (P,); 0 where a vector has no length, as in SentEval."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    dot = np.einsum("ph,ph->p", a, b)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.divide(dot, lengths, out=np.zeros_like(dot), where=lengths > 0)
+    """Row-wise cosine of (P, H) and (P, H): (P,); 0 where a vector has no length.
+
+    Pair by pair in the vectors' own precision, SentEval's arithmetic to the last bit: an encoder with many equal cosines
+    owes part of its rank correlation to how ties are rounded.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = [np.dot(u, v) / (np.linalg.norm(u) * np.linalg.norm(v)) for u, v in zip(a, b, strict=True)]
+    return np.nan_to_num(np.array(found, dtype=np.float64))
 
 
 def correlate(similarity: NDArray[np.float64], scores: NDArray[np.float64]) -> Correlation:
