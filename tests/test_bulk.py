@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -97,7 +98,7 @@ def test_int8_keeps_cosines(model):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
-@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize("moment", [0, 1, 2, 4, 7])
 @pytest.mark.parametrize("step", ["append", "sync", "write_whole", "finish", "rmtree"])
 def test_a_run_that_ends_anywhere_goes_on_to_the_same_file(tmp_path, model, text, monkeypatch, suffix, moment, step):
     whole, output = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
@@ -140,6 +141,7 @@ def test_rows_written_after_the_last_sync_are_dropped(tmp_path, model, text, mon
 
 SCRIPT = """
 import sys, time
+from pathlib import Path
 from diffcse.bulk import BulkSettings, encode_file
 from diffcse.checkpoints import load_encoder
 from diffcse.encoding import EncodeSettings
@@ -149,30 +151,17 @@ encode_file(sys.argv[1], Path(sys.argv[2]), lambda: load_encoder(sys.argv[3]), s
 """
 
 
-def test_a_process_killed_by_sigkill_loses_nothing(tmp_path, model, folder, text):
-    output = tmp_path / "out.npy"
-    command = [sys.executable, "-c", SCRIPT, str(text), str(output), folder]
-    process = subprocess.Popen([*command, "60"], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"7\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not output.exists()
-    state = json.loads((tmp_path / "out.npy.part" / "state.json").read_text())
-    assert state["rows"] == 7
-    done = subprocess.run([*command, "0"], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["14", "21", "28", "35", "42", "49", "50"]
-    np.testing.assert_allclose(np.load(output), encode(model, lines(text), SMALL).vectors, atol=1e-6)
-
-
-def test_text_from_a_pipe_goes_on_too(tmp_path, model, folder, text):
+def test_a_process_killed_by_sigkill_loses_nothing_even_of_a_pipe(tmp_path, model, folder, text):
     output = tmp_path / "out.npy"
     command = [sys.executable, "-c", SCRIPT, "-", str(output), folder]
-    process = subprocess.Popen([*command, "60"], stdin=text.open("rb"), stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"7\n"
-    process.kill()
-    process.wait()
-    with text.open("rb") as again:
-        subprocess.run([*command, "0"], stdin=again, capture_output=True, check=True)
+    with text.open("rb") as source, subprocess.Popen([*command, "60"], stdin=source, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"7\n"
+        process.send_signal(signal.SIGKILL)
+    assert not output.exists()
+    assert json.loads((tmp_path / "out.npy.part" / "state.json").read_text())["rows"] == 7
+    with text.open("rb") as source:
+        done = subprocess.run([*command, "0"], stdin=source, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["14", "21", "28", "35", "42", "49", "50"]
     np.testing.assert_allclose(np.load(output), encode(model, lines(text), SMALL).vectors, atol=1e-6)
 
 
@@ -232,7 +221,7 @@ def test_a_full_disk_loses_nothing(tmp_path, model, text, monkeypatch, suffix):
     original = sink.append
     with monkeypatch.context() as patch:
         patch.setattr(sink, "append", append)
-        with pytest.raises(UserError, match="got No space left on device; make room or permission.*from row 21"):
+        with pytest.raises(UserError, match=r"got No space left on device; make room .* goes on from row 21"):
             encode_file(str(text), output, lambda: model, settings())
     encode_file(str(text), output, lambda: model, settings())
     assert len(read(output)) == 50
@@ -269,12 +258,11 @@ def test_bad_input_is_told_before_the_model_is_loaded(tmp_path, text, given, out
         encode_file(str(tmp_path / given), tmp_path / output, no_model, settings())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_read_only_folder(tmp_path, text):
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o500)
-    with pytest.raises(UserError, match="must be in a folder that you may write to"):
-        encode_file(str(text), closed / "out.npy", no_model, settings())
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root may write to")
+def test_read_only_folder(model, text):
+    match = "must be in a folder that you may write to|must be on a disk that can be written to"
+    with pytest.raises(UserError, match=match):
+        encode_file(str(text), Path("/proc/out.npy"), lambda: model, settings())
 
 
 def test_overwrite_replaces_only_at_the_end(tmp_path, model, text, monkeypatch):

@@ -269,7 +269,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "encoder": BUNDLED,
         "generator": BUNDLED,
-        "learning_rate": 1e-4,
+        "pooler": "avg",
+        "learning_rate": 3e-4,
         "mask_ratio": 0.30,
         "lambda_weight": 0.005,
         "epochs": 1.0,

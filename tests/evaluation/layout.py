@@ -129,7 +129,7 @@ class BagOfWords:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
 
-    def encode(self, sentences: list[str]):  # noqa: ANN201
+    def encode(self, sentences: list[str]):
         import numpy as np
 
         self.calls.append(list(sentences))

@@ -117,7 +117,9 @@ def test_trec_drops_the_fine_class_and_reads_latin_1(small: Layout) -> None:
 
 def test_mrpc_keeps_case_and_skips_the_header(small: Layout) -> None:
     path = small.path("MRPC", "msr_paraphrase_test.txt")
-    path.write_text('Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t5\t6\t"He" said.\tHe  said so.\n', encoding="utf-8")
+    path.write_text(
+        'Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t5\t6\t"He" said.\tHe  said so.\n', encoding="utf-8"
+    )
     test = read(small, "MRPC").tasks[0].parts["test"]
     assert isinstance(test, LabelledPairs)
     assert (test.first, test.second, test.labels.tolist()) == (['"He" said.'], ["He said so."], [1])
@@ -220,7 +222,9 @@ def test_damage_is_one_line_with_file_and_task_and_the_others_still_run(
     assert "\n" not in problem.line
     files = [FILES[name][-1]]
     if name.startswith("STS1"):  # a subset is two files, and either may be the short one
-        files.append(files[0].replace("STS.input", "STS.gs") if "input" in files[0] else files[0].replace(".gs.", ".input."))
+        files.append(
+            files[0].replace("STS.input", "STS.gs") if "input" in files[0] else files[0].replace(".gs.", ".input.")
+        )
     assert any(file in problem.line for file in files)
     with pytest.raises(UserError, match=DAMAGE[damage]):
         raise problem.error
@@ -309,13 +313,13 @@ def test_a_folder_that_is_not_sentevals(tmp_path: Path, folder: str, got: str) -
 
 
 def test_an_unknown_task(small: Layout) -> None:
-    with pytest.raises(UserError, match="task must be one of STS12, .*; got STS17"):
+    with pytest.raises(UserError, match=r"task must be one of STS12, .*; got STS17"):
         read_tasks(small.root, ["STS17"])
 
 
 def test_the_dev_file_that_checkpoints_are_chosen_by(official: Layout, small: Layout) -> None:
     assert len(stsb_dev_file(official.root).scores) == 1500
-    with pytest.raises(UserError, match="STSBenchmark: .*sts-dev.csv must be a file of 1500 rows; got 12"):
+    with pytest.raises(UserError, match=r"STSBenchmark: .*sts-dev.csv must be a file of 1500 rows; got 12"):
         stsb_dev_file(small.root)
 
 

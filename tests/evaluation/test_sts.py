@@ -18,7 +18,8 @@ def as_senteval_does(encoder: BagOfWords, task: Task) -> dict[str, dict[str, obj
     for name, pairs in task.parts.items():
         assert isinstance(pairs, ScoredPairs)
         rows = sorted(
-            zip(pairs.first, pairs.second, pairs.scores, strict=True), key=lambda z: (len(z[0].split()), len(z[1].split()))
+            zip(pairs.first, pairs.second, pairs.scores, strict=True),
+            key=lambda z: (len(z[0].split()), len(z[1].split())),
         )
         found = []
         for first, second, _ in rows:

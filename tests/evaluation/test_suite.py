@@ -70,8 +70,14 @@ def test_dev_mode_looks_at_no_test_sentence(small: Layout) -> None:
     assert list(results["tasks"]) == [*STS_TASKS[5:], *TRANSFER_TASKS]
     assert results["complete"] == {"sts": True, "transfer": True}
     seen = set(encoder.calls[0])
-    tests = {task.name: task.parts["test"].sentences() for task in plan(small.root, select("all"), official_rows=False).tasks if "test" in task.parts}
-    assert sum(sentence in seen for sentences in tests.values() for sentence in sentences) < 0.2 * sum(map(len, tests.values()))
+    tests = {
+        task.name: task.parts["test"].sentences()
+        for task in plan(small.root, select("all"), official_rows=False).tasks
+        if "test" in task.parts
+    }
+    assert sum(sentence in seen for sentences in tests.values() for sentence in sentences) < 0.2 * sum(
+        map(len, tests.values())
+    )
     for name in TRANSFER_TASKS:
         assert results["tasks"][name]["accuracy"] == results["tasks"][name]["dev"]["accuracy"]
 
@@ -92,7 +98,9 @@ def test_select() -> None:
 
 @pytest.mark.parametrize("text", ["", "STS17", "sts,,MR", "stss"])
 def test_select_refuses_other_names(text: str) -> None:
-    with pytest.raises(UserError, match="--tasks must be sts, transfer, all or task names.*; got .*; names are STS12, "):
+    with pytest.raises(
+        UserError, match=r"--tasks must be sts, transfer, all or task names.*; got .*; names are STS12, "
+    ):
         select(text)
 
 
@@ -106,12 +114,12 @@ def test_a_task_asked_for_by_name_must_run(small: Layout) -> None:
 
 def test_no_task_that_can_run_is_an_error(tmp_path: Path) -> None:
     layout = Layout(tmp_path, at_most=10).write("MR")
-    with pytest.raises(UserError, match="STS12: .* must be an existing file"):
+    with pytest.raises(UserError, match=r"STS12: .* must be an existing file"):
         plan(layout.root, select("sts"))
 
 
 def test_a_task_without_dev_scores_in_dev_mode(small: Layout) -> None:
-    with pytest.raises(UserError, match="--tasks STS13 must be a task with a dev score; .*use --mode test"):
+    with pytest.raises(UserError, match=r"--tasks STS13 must be a task with a dev score; .*use --mode test"):
         plan(small.root, select("STS13"), mode="dev", official_rows=False)
 
 

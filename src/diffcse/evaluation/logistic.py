@@ -63,7 +63,7 @@ def fit_many(features: Float, labels: NDArray[np.int64], learns: NDArray[np.bool
 class _Rotated:
     """Features with a column of ones, in the basis of their principal directions.
 
-    A rotation changes neither the optimum nor the penalty, and in this basis the curvature of the loss is near diagonal.
+    A rotation changes neither the optimum nor the penalty; in this basis the curvature of the loss is near diagonal.
     """
 
     rows: Float  # (N, R)

@@ -59,7 +59,7 @@ def cosines(embedded: Embedded, pairs: ScoredPairs) -> NDArray[np.float64]:
 def cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """Row-wise cosine of (P, H) and (P, H): (P,); 0 where a vector has no length.
 
-    Pair by pair in the vectors' own precision, SentEval's arithmetic to the last bit: an encoder with many equal cosines
+    Pair by pair in the vectors' own precision, SentEval's arithmetic to the last bit: an encoder with many equal values
     owes part of its rank correlation to how ties are rounded.
     """
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -144,9 +144,9 @@ def score(
 def _score(task: Task, embedded: Embedded, plan: Plan) -> dict[str, Any]:
     if task.name in STS_TASKS:
         return sts.score_task(task, embedded, protocol=plan.protocol, mode=plan.mode)
-    from diffcse.evaluation import transfer  # brings scikit-learn, which STS does not need
+    from diffcse.evaluation.transfer import score_task  # brings scikit-learn, which STS does not need
 
-    return transfer.score_task(task, embedded, mode=plan.mode)
+    return score_task(task, embedded, mode=plan.mode)
 
 
 def results(scores: dict[str, dict[str, Any]], plan: Plan, *, model: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def score_task(task: Task, embedded: Embedded, *, mode: Mode = "test") -> dict[s
     found: dict[str, Any] = {"dev": {"accuracy": outcome.dev}, "l2": [outcome.l2]}
     if mode == "dev":
         return {"accuracy": outcome.dev, **found}
-    truth = parts["test"].labels
+    truth = cast("Labelled | LabelledPairs", parts["test"]).labels
     if task.name == "MRPC":
         found["f1"] = f1(outcome.predicted, truth)
     return {"accuracy": float((outcome.predicted == truth).mean()), **found, "rows": len(truth)}
@@ -87,9 +87,10 @@ def samples(part: Part, embedded: Embedded) -> Samples:
     """Features and labels in SentEval's order: by length in words and label; pairs become [|u - v|, u * v]."""
     if isinstance(part, LabelledPairs):
         words = [(len(a.split()), len(b.split())) for a, b in zip(part.first, part.second, strict=True)]
-        order = sorted(range(len(words)), key=lambda i: (*words[i], part.labels[i]))
+        labels = part.labels
+        order = sorted(range(len(words)), key=lambda i: (*words[i], labels[i]))
         u, v = (embedded([texts[i] for i in order]).astype(np.float64) for texts in (part.first, part.second))
-        return Samples(features=np.hstack([np.abs(u - v), u * v]), labels=part.labels[order])
+        return Samples(features=np.hstack([np.abs(u - v), u * v]), labels=labels[order])
     part = cast("Labelled", part)
     order = sorted(range(len(part.texts)), key=lambda i: (len(part.texts[i].split()), part.labels[i]))
     return Samples(features=embedded([part.texts[i] for i in order]).astype(np.float64), labels=part.labels[order])
