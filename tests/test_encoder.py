@@ -185,6 +185,7 @@ def test_top_k_is_positive(model):
         model.search("a", top_k=0)
 
 
-def test_no_name_is_the_bundled_model(monkeypatch, folder):
-    monkeypatch.setattr("diffcse.encoder.bundled", lambda: folder)
-    assert DiffCSE().encode("a").shape == (16,)
+@pytest.mark.parametrize("name", [None, "bundled"])
+def test_no_name_is_the_bundled_encoder(monkeypatch, folder, name):
+    monkeypatch.setattr("diffcse.checkpoints.bundled", lambda: folder)
+    assert DiffCSE(name).encode("a").shape == (16,)

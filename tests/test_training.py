@@ -211,6 +211,7 @@ def test_best_checkpoint_is_kept_by_the_label_free_criterion(place: Path, tmp_pa
     lines = [json.loads(line) for line in (tmp_path / "best" / "metrics.jsonl").read_text().splitlines()]
     scores = {line["step"]: line["label_free"] for line in lines if "label_free" in line}
     assert sorted(scores) == [4, 8, 12]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10, 12]
     best = max(scores, key=lambda step: scores[step])
     assert f"step {best}," in done.stderr
 

@@ -110,6 +110,19 @@ class Texts:
         return total
 
 
+def repaired(text: str) -> str:
+    """The text with a replacement character for each byte that was not UTF-8."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def digest(texts: Texts) -> str:
+    """Fingerprint of all texts, the one in `Counts` when they are done."""
+    reader = _Reader(texts, Counts())
+    for text in texts:
+        reader.add(text)
+    return reader.hash.hexdigest()
+
+
 def open_texts(given: str, *, column: str | None = None, skip_blank: bool = False) -> Texts:
     """Look at the head of a file: plain text, csv, tsv, jsonl or Parquet, any of them gzipped, or `-`.
 
@@ -183,13 +196,22 @@ def check_output(output: Path, *, overwrite: bool) -> Any:
     if output.suffix not in SINKS:
         do = "name the format by the end of the name"
         raise UserError(f"output {output}", f"a file ending in {' or '.join(SINKS)}", output.suffix or "no ending", do)
+    check_place(output, overwrite=overwrite)
+    return SINKS[output.suffix]
+
+
+def check_place(output: Path, *, overwrite: bool) -> None:
+    """Refuse a file that could not be written, or that is there already.
+
+    Raises:
+        UserError: no such folder, no permission, or a file that is there.
+    """
     if not output.parent.is_dir():
         raise UserError(f"output {output}", "in an existing folder", f"no folder {output.parent}", "make the folder")
     if not os.access(output.parent, os.W_OK):
         raise UserError(f"output {output}", "in a folder that you may write to", "no permission", "choose another")
     if output.is_dir() or (output.exists() and not overwrite):
         raise UserError(f"output {output}", "a new file", "one that exists", "choose another name, or --overwrite")
-    return SINKS[output.suffix]
 
 
 def run(
@@ -226,6 +248,8 @@ def run(
             _save(work, after)
         counts = after
         on_progress(counts.rows, total)
+    if not counts.rows:
+        raise UserError(texts.name, "a text with at least one line", "nothing", "give another text")
     return counts
 
 
@@ -236,7 +260,7 @@ class _Reader:
         self.name, self.waiting = texts.name, deque[str]()
         self.hash, self.rows = hashlib.blake2b(digest_size=16), iter(texts)
         for _ in range(done.rows):
-            self._add(next(self.rows, ""))
+            self.add(next(self.rows, ""))
         if done.rows and self.hash.hexdigest() != done.digest:
             do = "bring the text back, or remove the .part folder beside the output to start again"
             raise UserError(self.name, "the text that the interrupted run read", "another", do)
@@ -244,12 +268,12 @@ class _Reader:
     def __iter__(self) -> Iterator[str]:
         for text in self.rows:
             self.waiting.append(text)
-            yield _SURROGATES.sub("\ufffd", text)
+            yield repaired(text)
 
     def take(self, counts: Counts, encoded: Encoded) -> tuple[list[str], Counts]:
         """The texts of these vectors, and the counts with them."""
-        raw = [self._add(self.waiting.popleft()) for _ in range(len(encoded.vectors))]
-        texts = [_SURROGATES.sub("\ufffd", text) for text in raw]
+        raw = [self.add(self.waiting.popleft()) for _ in range(len(encoded.vectors))]
+        texts = [repaired(text) for text in raw]
         return texts, dataclasses.replace(
             counts,
             rows=counts.rows + len(texts),
@@ -259,7 +283,8 @@ class _Reader:
             digest=self.hash.hexdigest(),
         )
 
-    def _add(self, text: str) -> str:
+    def add(self, text: str) -> str:
+        """Take the text into the digest."""
         content = text.encode("utf-8", "surrogatepass")
         self.hash.update(len(content).to_bytes(8, "little") + content)
         return text

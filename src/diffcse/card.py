@@ -62,8 +62,8 @@ def _body(name: str, config: Config, best: Best | None, metrics: list[dict[str, 
     return f"""
 # {name} sentence encoder
 
-Maps a sentence to one vector ([CLS] of the last layer before the projector, unless the settings
-below say otherwise). Trained without labels by diffcse {__version__}; start: `{config.model.encoder}`.
+Maps a sentence to one vector (pooler `{config.model.pooler}`, before the projector). Trained without labels by
+diffcse {__version__}; start: `{config.model.encoder}`.
 
 ```python
 from sentence_transformers import SentenceTransformer

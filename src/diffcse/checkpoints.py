@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
-from diffcse.config import Pooler
+from diffcse.config import BUNDLED, Pooler
 from diffcse.errors import UserError
+from diffcse.resources import bundled
 from diffcse.saving import sentence_transformer
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ _DAMAGED = (
 
 
 def load_encoder(
-    name_or_folder: str | Path,
+    name_or_folder: str | Path | None,
     *,
     pooler: str | None = None,
     trust_remote_code: bool = False,
@@ -65,7 +66,8 @@ def load_encoder(
     """Load a sentence encoder, in float32, on the CPU, in eval mode.
 
     Args:
-        name_or_folder: a folder or a Hub name of a SentenceTransformer, a plain encoder or a published checkpoint.
+        name_or_folder: a folder or a Hub name of a SentenceTransformer, a plain encoder or a published checkpoint; None
+            or `bundled` for the encoder that comes with the package.
         pooler: cls ([CLS] before any projector), avg, avg_top2 or avg_first_last; `cls_before_pooler`, the published
             name, means cls. None: a SentenceTransformer's own, else cls.
         trust_remote_code: run code that comes with the model.
@@ -74,7 +76,7 @@ def load_encoder(
     Raises:
         UserError: no such model, out of reach, damaged, or weights that are missing in it.
     """
-    name = str(name_or_folder)
+    name = str(bundled() if name_or_folder in (None, BUNDLED) else name_or_folder)
     chosen = known_pooler(pooler)
     folder = _local_folder(name) or _download(name, revision, trust_remote_code)
     # A pooling layer that the checkpoint lacks is drawn at random: always the same, and not from the user's generator.

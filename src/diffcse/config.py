@@ -270,7 +270,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encoder": BUNDLED,
         "generator": BUNDLED,
         "pooler": "avg",
-        "learning_rate": 3e-4,
+        "learning_rate": 1e-4,
         "mask_ratio": 0.30,
         "lambda_weight": 0.005,
         "epochs": 1.0,

@@ -21,7 +21,6 @@ from diffcse.checkpoints import load_encoder
 from diffcse.encoding import EncodeSettings, encode, usual_batch_tokens
 from diffcse.errors import UserError
 from diffcse.nearest import exact_search, import_faiss, unit
-from diffcse.resources import bundled
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +68,9 @@ class DiffCSE:
         pooler: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        self.device = _device(device)
+        self.device = as_device(device)
         self.num_cells, self.num_cells_in_search = num_cells, num_cells_in_search
-        source = bundled() if name_or_folder is None else name_or_folder
-        self.model = load_encoder(source, pooler=pooler, trust_remote_code=trust_remote_code).to(self.device)
+        self.model = load_encoder(name_or_folder, pooler=pooler, trust_remote_code=trust_remote_code).to(self.device)
         self._index: _Index | None = None
 
     def encode(
@@ -190,7 +188,7 @@ class DiffCSE:
         batch_size: int,
         max_length: int,
     ) -> NDArray[np.float32]:
-        target = self.device if device is None else _device(device)
+        target = self.device if device is None else as_device(device)
         if self.model.device != target:
             self.model.to(target)
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
@@ -253,7 +251,12 @@ def _sentences(given: str | Path | Sequence[str]) -> list[str]:
     return [line for line in lines if line]
 
 
-def _device(given: str | torch.device | None) -> torch.device:
+def as_device(given: str | torch.device | None) -> torch.device:
+    """A device that is there; None means a GPU if there is one.
+
+    Raises:
+        UserError: a name that torch does not know, or a device that this machine does not have.
+    """
     if given is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -129,6 +129,12 @@ class SafeTrainer(Trainer):
             self._sums, self._steps_summed = {}, 0
         super().log(logs, start_time)
 
+    def report(self, logs: dict[str, float]) -> None:
+        """Log a line of one's own between two steps; the training line that may be due at this step stays due."""
+        due = self.control.should_log
+        self.log(logs)
+        self.control.should_log = due
+
     def saved_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds of the model: all but tied weights and a frozen generator, as the module says."""
         left_out = set(getattr(self.module, "_keys_to_ignore_on_save", None) or ())

@@ -228,7 +228,7 @@ def keep_best(
         score=lambda: criterion.score(encode),
         state=trainer.saved_state,
         every_steps=config.training.eval_every_steps,
-        report=trainer.log,
+        report=trainer.report,
     )
 
 

@@ -1,0 +1,95 @@
+"""Options and displays that the verbs which use a model share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from sentence_transformers import SentenceTransformer
+
+MODEL = Annotated[
+    Optional[str],  # noqa: UP045  (typer reads this form on 3.10)
+    typer.Option("--model", "-m", help="Folder or Hub name of the encoder. Default: the one in the package."),
+]
+COLUMN = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Column of a table that holds the text."),
+]
+MAX_TOKENS = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Longest text (tokens); longer ones are cut. Default: the model's own limit."),
+]
+DEVICE = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Where to compute: cpu, cuda, cuda:1. Default: a GPU if there is one."),
+]
+TRUST = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model; read that code first.")
+]
+
+
+def loader(model: str | None, device: str | None, trust_remote_code: bool = False) -> Callable[[], SentenceTransformer]:
+    """What loads the model when it is time; the device is checked now.
+
+    Args:
+        model: folder or Hub name, None for the bundled one.
+        device: name of a torch device, None for the usual one.
+        trust_remote_code: run code that comes with the model.
+    """
+    from diffcse.checkpoints import load_encoder
+    from diffcse.cli.quiet import quiet_libraries
+    from diffcse.encoder import as_device
+
+    quiet_libraries()
+    target = as_device(device)
+    return lambda: load_encoder(model, trust_remote_code=trust_remote_code).to(target)
+
+
+@contextmanager
+def progress(console: Console, what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar with the time left on a terminal, nothing elsewhere; gives what to call with the rows done and all.
+
+    Args:
+        console: standard error.
+        what: in front of the bar.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns: list[Any] = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left")]
+    bar = Progress(
+        TextColumn("{task.description}"),
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(what, total=None)
+    with bar:
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def summary(counts: Any) -> str:
+    """What a bulk run read, in one line.
+
+    >>> from types import SimpleNamespace
+    >>> summary(SimpleNamespace(rows=1200, truncated=3, blank=0, repaired=1))
+    '1,200 texts; cut 3 at the token limit; replaced bytes that are not UTF-8 in 1'
+    """
+    notes = (
+        (counts.truncated, "cut {:,} at the token limit"),
+        (counts.blank, "{:,} blank"),
+        (counts.repaired, "replaced bytes that are not UTF-8 in {:,}"),
+    )
+    return "; ".join([f"{counts.rows:,} texts", *(note.format(number) for number, note in notes if number)])

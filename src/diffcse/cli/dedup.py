@@ -1,0 +1,64 @@
+"""diffcse dedup: a text without its near-duplicates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TRUST, loader, progress
+from diffcse.errors import UserError
+
+
+def dedup(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Text (a sentence a line), csv, tsv, jsonl or parquet, any of them gzipped.", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File of the kept lines.", show_default=False)],
+    report: Annotated[
+        Optional[Path],  # noqa: UP045  (typer reads this form on 3.10)
+        typer.Option(
+            help="JSON lines: each dropped line, the kept one it repeats, their cosine. Default: OUTPUT.report.jsonl."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Cosine similarity from which a line repeats another, 0 to 1.")
+    ] = 0.9,
+    model: MODEL = None,
+    max_tokens: MAX_TOKENS = None,
+    column: COLUMN = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    device: DEVICE = None,
+    trust_remote_code: TRUST = False,
+) -> None:
+    """Keep each line that is not too similar to one kept before it; blank lines are left out.
+
+    Exact: every line is compared with all that are kept, and their vectors are held in memory.
+    """
+    if not 0 < threshold <= 1:
+        raise UserError("--threshold", "above 0 and at most 1", threshold, "use 0.9")
+    from rich.console import Console
+
+    from diffcse.dedup import dedup_file
+    from diffcse.encoding import EncodeSettings
+
+    console = Console(stderr=True)
+    told = report or output.with_name(f"{output.name}.report.jsonl")
+    with progress(console, "dedup") as show:
+        kept, dropped = dedup_file(
+            file,
+            output,
+            told,
+            loader(model, device, trust_remote_code),
+            threshold=threshold,
+            settings=EncodeSettings(max_tokens=max_tokens, normalize=True),
+            column=column,
+            overwrite=overwrite,
+            on_progress=show,
+        )
+    text = f"{output}: kept {kept:,} lines, dropped {dropped:,} with a cosine of {threshold} or more; {told} says which"
+    console.print(text, soft_wrap=True, highlight=False)

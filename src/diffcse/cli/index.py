@@ -1,0 +1,58 @@
+"""diffcse index: a folder that `diffcse search` finds sentences in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TRUST, loader, progress, summary
+
+
+def index(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Text (a sentence a line), csv, tsv, jsonl or parquet, any of them gzipped; - for standard input.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the index.", show_default=False)],
+    model: MODEL = None,
+    add: Annotated[bool, typer.Option("--add", help="Append to the index that is in the folder.")] = False,
+    max_tokens: MAX_TOKENS = None,
+    column: COLUMN = None,
+    device: DEVICE = None,
+    trust_remote_code: TRUST = False,
+) -> None:
+    """Encode the lines of a text, blank ones left out, into a searchable folder; the same command resumes.
+
+    Needs FAISS: pip install 'diffcse[search]'.
+    """
+    from rich.console import Console
+
+    from diffcse.bulk import BulkSettings
+    from diffcse.encoding import EncodeSettings
+    from diffcse.indexing import index_text
+
+    console = Console(stderr=True)
+    name = str(Path(model).resolve()) if model and Path(model).is_dir() else model
+    settings = BulkSettings(encoding=EncodeSettings(max_tokens=max_tokens, normalize=True))
+    with progress(console, "index") as show:
+        manifest, counts = index_text(
+            file,
+            output,
+            loader(model, device, trust_remote_code),
+            model=name,
+            add=add,
+            column=column,
+            settings=settings,
+            on_progress=show,
+        )
+    kind = {
+        "flat": "flat (every search is exact)",
+        "ivf": "an inverted file (a search looks into the nearest cells)",
+    }[manifest.kind]
+    text = f"{output}: {summary(counts)}; {manifest.rows:,} in the index, {kind}"
+    console.print(text, soft_wrap=True, highlight=False)

@@ -1,0 +1,24 @@
+"""diffcse similarity: how alike two sentences are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from diffcse.cli.common import DEVICE, MODEL, TRUST, loader
+
+
+def similarity(
+    first: Annotated[str, typer.Argument(metavar="A", help="A sentence.", show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
+    model: MODEL = None,
+    device: DEVICE = None,
+    trust_remote_code: TRUST = False,
+) -> None:
+    """Print the cosine similarity of two sentences, -1 to 1."""
+    from diffcse.encoding import EncodeSettings, encode
+
+    encoder = loader(model, device, trust_remote_code)()
+    ours, theirs = encode(encoder, [first, second], EncodeSettings(normalize=True)).vectors
+    typer.echo(f"{float(ours @ theirs):.4f}")
