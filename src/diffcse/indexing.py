@@ -42,7 +42,7 @@ def index_text(
     model: str | None,
     add: bool = False,
     column: str | None = None,
-    settings: BulkSettings = BulkSettings(),
+    settings: BulkSettings | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> tuple[Manifest, Counts]:
     """Encode the lines of a text, blank ones left out, into a new index or, with `add`, into an existing one.
@@ -54,14 +54,14 @@ def index_text(
         model: the model's name, kept in the index; None for the bundled one.
         add: append to the index in `folder`.
         column: as for `diffcse.bulk.open_texts`.
-        settings: limits and precision; vectors are float32.
+        settings: limits and precision; None for the usual ones. Vectors are float32 in any case.
         on_progress: told the sentences encoded.
 
     Returns:
         The index's manifest, and what was read.
 
     Raises:
-        UserError: bad input, no index to add to, an index in the way, another model, or a disk that cannot be written to.
+        UserError: bad input, no index to add to, an index in the way, another model, or a full disk.
     """
     import_faiss()
     work = folder / BUILDING
@@ -78,11 +78,12 @@ def index_text(
         check_model(folder, before, mark)
     with _building(folder, work, 1 if before is None else before.generation + 1):
         sink = ParquetSink(work, int(encoder.get_embedding_dimension() or 0), "float32")
-        counts = run(texts, work, encoder, settings, sink=sink, total=total, on_progress=on_progress)
+        how = settings or BulkSettings()
+        counts = run(texts, work, encoder, how, sink=sink, total=total, on_progress=on_progress)
         blocks = _Blocks(sink)
         if before is None:
-            facts = {"rows": counts.rows, "dimension": sink.width, "fingerprint": mark}
-            manifest = create_index(folder, blocks, model=model, **facts)
+            size = {"rows": counts.rows, "dimension": sink.width}
+            manifest = create_index(folder, blocks, **size, model=model, fingerprint=mark)
         else:
             manifest = add_to_index(folder, blocks, rows=counts.rows, fingerprint=mark)
     shutil.rmtree(work)

@@ -28,7 +28,7 @@ def evaluate(
     ],
     senteval: Annotated[
         Optional[Path],  # noqa: UP045  (typer reads this form on 3.10)
-        typer.Option(help="Folder in SentEval's layout, the one that holds downstream/ (see diffcse data fetch)."),
+        typer.Option(help="Folder in SentEval's layout, the one that holds downstream/."),
     ] = None,
     tasks: Annotated[
         str, typer.Option(help="sts, transfer, all, or SentEval's task names with commas between.")
@@ -61,7 +61,7 @@ def evaluate(
     if len(models) > 1:
         raise UserError("MODEL", "one model", len(models), "evaluate one after the other")
     if senteval is None:
-        do = "name a folder in SentEval's layout, or get one: diffcse data fetch"
+        do = "name a folder in SentEval's layout, the one that holds downstream"
         raise UserError("--senteval", "given", "nothing", do)
     if json is not None:
         check_writable(json)
