@@ -63,6 +63,14 @@ def test_loss_is_that_of_transformers_own_head(lines: list[str]) -> None:
     assert float(got["accuracy"]) == pytest.approx(float(right))
 
 
+def test_a_batch_with_nothing_to_predict_has_loss_0(lines: list[str]) -> None:
+    tokenizer = train_tokenizer(lines, 120)
+    module = MaskedLanguageModel(build_model(PretrainConfig(**SMALL), tokenizer))
+    got = module(torch.tensor([[2, 5, 3]]), torch.full((1, 3), IGNORE))
+    assert float(got["loss"].detach()) == 0
+    assert float(got["accuracy"]) == 0
+
+
 def test_tokenizer_is_that_of_bert_uncased(lines: list[str]) -> None:
     tokenizer = train_tokenizer(lines, 120)
     ids = tokenizer("The CAT sat.")["input_ids"]

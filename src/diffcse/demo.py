@@ -30,6 +30,7 @@ QUERIES = (
 """What the demo looks for in the documentation."""
 
 _MOST_SENTENCES = 40_000
+_SEARCHED = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ def scores_table(scores: dict[str, RetrievalScores], steps: int) -> Table:
 def show_searches(model: Path, text: DocText, console: Console) -> None:
     """A few searches over the collected documentation."""
     encoder = DiffCSE(str(model))
-    encoder.build_index(list(text.sentences), use_faiss=False)
+    encoder.build_index(list(text.sentences[:_SEARCHED]), use_faiss=False)
     found = encoder.search(list(QUERIES), top_k=3, threshold=0.0)
     for query, hits in zip(QUERIES, found, strict=True):
         console.print(f"\n[bold]{query}[/bold]")

@@ -137,8 +137,9 @@ class MaskedLanguageModel(nn.Module):
         where = (labels.flatten() != IGNORE).nonzero(as_tuple=True)[0]  # (M,)
         target = labels.flatten()[where]
         logits = self.mlm.cls(hidden[where])  # (M, V)
-        loss = nn.functional.cross_entropy(logits, target)
-        return {"loss": loss, "accuracy": (logits.argmax(-1) == target).float().mean()}
+        count = max(1, len(target))  # a small batch may have nothing to predict; its loss is then 0, not 0/0
+        loss = nn.functional.cross_entropy(logits, target, reduction="sum") / count
+        return {"loss": loss, "accuracy": (logits.argmax(-1) == target).float().sum() / count}
 
 
 class TokenisedLines(Dataset[tuple[int, int, NDArray[np.int64]]]):
