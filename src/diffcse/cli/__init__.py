@@ -19,10 +19,15 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from diffcse.cli import demo, evaluate, pretrain, train
+    from diffcse.cli import dedup, demo, encode, evaluate, index, pretrain, search, similarity, train
 
     app.command()(train.train)
     app.command()(evaluate.evaluate)
+    app.command()(encode.encode)
+    app.command()(similarity.similarity)
+    app.command()(index.index)
+    app.command()(search.search)
+    app.command()(dedup.dedup)
     app.command()(demo.demo)
     app.command()(pretrain.pretrain)
 
