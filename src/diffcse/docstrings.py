@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffcse.errors import UserError
-from diffcse.evaluation.embed import Encoder
+from diffcse.evaluation.embed import Encoder, embed
 from diffcse.files import write_whole
 
 Pair = tuple[str, str]
@@ -45,13 +46,13 @@ _DOCSTRING = re.compile(rb'"""(.*?)"""', re.DOTALL)
 _FENCED = re.compile(r"^ *(```|~~~).*?(^ *\1|\Z)", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^.*\n *([-=~*^#\"'+.])\1{2,} *$", re.MULTILINE)
 _NOT_PROSE = re.compile(
-    r"^(\s|>>>|[-*+#|<>=~^@:.•$%\\/\[{_&]|\d+[.)] |[a-z]\) )|[^.!?:;,)] {2,}\S|:\n| : |\t", re.MULTILINE
+    r"^(\s|>>>|[-*+#|<>=~^@:.•$%\\/\[{_&]|\d+[.)] |[a-z]\) )|[^\s.!?:;,)] {2,}\S|:\n| : |\t", re.MULTILINE
 )
 _MARKUP = (
-    (re.compile(r":[\w:+.-]+:`[~!]?([^`<]*?)(?:\s*<[^`>]*>)?`"), r"\1"),  # :func:`~name`, :ref:`words <target>`
+    (re.compile(r":[\w:+.-]{1,30}:`[~!]?([^`<]*?)(?:\s*<[^`>]*>)?`"), r"\1"),  # :func:`~name`, :ref:`words <target>`
     (re.compile(r"`([^`<>]+?)\s*<[^`>]*>`__?"), r"\1"),  # `words <address>`_
     (re.compile(r"\[([^\][]+)\]\([^()\s]*\)"), r"\1"),  # [words](address)
-    (re.compile(r"\[`+([^\][`]+)`+\]|`+([^`]+)`+_{0,2}"), r"\1\2"),
+    (re.compile(r"\[`{1,2}([^\][`]+)`{1,2}\]|`{1,2}([^`]+)`{1,2}_{0,2}"), r"\1\2"),
     (re.compile(r"(?<!\w)(\*{1,2})(\w[^*]*?)\1(?!\w)"), r"\2"),
 )
 _QUOTES = str.maketrans("\u201c\u201d\u2018\u2019", "\"\"''")
@@ -143,12 +144,13 @@ def retrieval(encoder: Encoder, pairs: Sequence[Pair]) -> RetrievalScores:
         pairs: (summary, next sentence), N of them.
 
     Raises:
-        UserError: for fewer than two pairs or vectors that are not finite.
+        UserError: for fewer than two pairs, or vectors that are not finite or not of that shape.
     """
     if len(pairs) < 2:
         raise UserError("pairs", "at least 2", len(pairs), "install more packages, or give other roots")
-    summaries, following = (_unit(encoder.encode(list(side))) for side in zip(*pairs, strict=True))
-    cosines = summaries @ following.T  # (N, N)
+    summaries, following = zip(*pairs, strict=True)
+    embedded = embed(encoder.encode, [*summaries, *following])
+    cosines = _unit(embedded(summaries)) @ _unit(embedded(following)).T  # (N, N)
     ranks = (cosines >= cosines.diagonal()[:, None] - 1e-9).sum(axis=1)
     return RetrievalScores(
         mrr=float((1 / ranks).mean()),
@@ -304,11 +306,9 @@ def _texts(tree: ast.Module, *, strings: bool) -> Iterator[str]:
             nodes += [*getattr(node, "body", ()), *getattr(node, "orelse", ())]
 
 
-def _unit(vectors: Any) -> np.ndarray:
-    array = np.asarray(vectors, dtype=np.float64)
-    if not np.isfinite(array).all():
-        raise UserError("sentence vectors", "finite", "infinity or not a number", "check the model")
-    return array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
+def _unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    return vectors / np.maximum(lengths, 1e-12)
 
 
 def _letters(sentence: str) -> str:

@@ -15,8 +15,8 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,7 +101,8 @@ class CsvFile(_File):
 
     def columns(self) -> Mapping[str, bool]:
         """The header's names, all text."""
-        return dict.fromkeys(self._header(self._records()), True)
+        with closing(self._records()) as records:
+            return dict.fromkeys(self._header(records), True)
 
     def rows(self, columns: Sequence[str], longest: int) -> Iterator[Row]:
         """The fields of `columns`."""
@@ -122,7 +123,7 @@ class CsvFile(_File):
             return record
         raise UserError(self.name, "a table with a header", "an empty file", "write the columns' names in line 1")
 
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
+    def _records(self) -> Generator[tuple[int, list[str]], None, None]:
         with _reading(self.path) as file, _long_fields():
             lines = (_decode(line).replace("\0", NUL) for line in _whole_lines(file, self.name))
             reader, start, record = csv.reader(_and_end(lines)), 1, [""]
@@ -141,7 +142,7 @@ class CsvFile(_File):
 class TsvFile(CsvFile):
     """Tab-separated with a header; a quote is an ordinary character, save around a whole field."""
 
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
+    def _records(self) -> Generator[tuple[int, list[str]], None, None]:
         with _reading(self.path) as file:
             for number, line in enumerate(_whole_lines(file, self.name), 1):
                 text = _decode(line.removesuffix(b"\n").removesuffix(b"\r"))
