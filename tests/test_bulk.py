@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from filelock import FileLock
 
 from diffcse import bulk
@@ -231,6 +232,23 @@ def test_too_small_a_disk_is_told_before_the_first_chunk(tmp_path, model, text, 
     monkeypatch.setattr(bulk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
     with pytest.raises(UserError, match=r"must be on a disk with 0\.0 GB free"):
         encode_file(str(text), tmp_path / "out.npy", lambda: model, settings())
+
+
+def test_packed_text_on_a_pipe_is_told(tmp_path):
+    (tmp_path / "pipe").write_bytes(gzip.compress(b"the cat\n"))
+    with pytest.raises(UserError, match="standard input must be UTF-8 text; got gzip data; unpack it: gunzip -c"):
+        list(bulk.Pipe(tmp_path / "pipe").rows(("",), 100))
+    (tmp_path / "pipe").write_bytes(b"the cat\nthe dog")
+    assert list(bulk.Pipe(tmp_path / "pipe").rows(("",), 100)) == [("the cat",), ("the dog",)]
+
+
+def test_a_run_that_fails_before_its_first_row_leaves_no_folder(tmp_path, model, text):
+    with torch.no_grad():
+        broken = load_encoder(tiny.save(tiny.encoder(), tmp_path / "broken"))
+        broken[0].model.embeddings.word_embeddings.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="sentence vectors must be finite"):
+        encode_file(str(text), tmp_path / "out.npy", lambda: broken, settings())
+    assert not (tmp_path / "out.npy.part").exists()
 
 
 def no_model():

@@ -1,5 +1,7 @@
 """`DiffCSE` behaves as the published package's class, without its faults."""
 
+import json
+import subprocess
 import sys
 from itertools import product
 
@@ -183,6 +185,48 @@ def test_top_k_is_positive(model):
     model.build_index(["a"])
     with pytest.raises(UserError, match="top_k must be at least 1; got 0"):
         model.search("a", top_k=0)
+
+
+# The first block is the published README's, the second shows the calls of the README that it refers to.
+SNIPPETS = """
+from diffcse import DiffCSE
+model_bert_sts = DiffCSE("voidism/diffcse-bert-base-uncased-sts")
+model_bert_trans = DiffCSE("voidism/diffcse-bert-base-uncased-trans")
+model_roberta_sts = DiffCSE("voidism/diffcse-roberta-base-sts")
+model_roberta_trans = DiffCSE("voidism/diffcse-roberta-base-trans")
+
+model = model_bert_sts
+embeddings = model.encode("A woman is reading.")
+sentences_a = ["A woman is reading.", "A man is playing a guitar."]
+sentences_b = ["He plays guitar.", "A woman is making a photo."]
+similarities = model.similarity(sentences_a, sentences_b)
+model.build_index(sentences_a)
+results = model.search("He plays guitar.", threshold=-1)
+
+import json, sys
+ours = [each.encode(sentences_a).tolist() for each in (model_bert_sts, model_roberta_trans)]
+json.dump([tuple(embeddings.shape), similarities.tolist(), results, ours], sys.stdout)
+"""
+
+
+def test_published_snippets_run_as_they_are(tmp_path):
+    from tests.test_checkpoints import hub_cache, published
+
+    encoders = {family: tiny.encoder(family, seed=3) for family in ("bert", "roberta")}
+    for name in ("bert-base-uncased-sts", "bert-base-uncased-trans", "roberta-base-sts", "roberta-base-trans"):
+        family = name.split("-")[0]
+        source = published(tmp_path / name, family, encoders[family], file="pytorch_model.bin")
+        environment = hub_cache(tmp_path / "cache", f"voidism/diffcse-{name}", source)
+    command = [sys.executable, "-c", SNIPPETS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    shape, similarities, results, ours = json.loads(done.stdout)
+    assert shape == [16]
+    assert np.shape(similarities) == (2, 2)
+    assert sorted(sentence for sentence, _ in results) == ["A man is playing a guitar.", "A woman is reading."]
+    sentences = ["A woman is reading.", "A man is playing a guitar."]
+    for family, vectors in zip(encoders, ours, strict=True):
+        plain = DiffCSE(tiny.save(encoders[family], tmp_path / f"plain-{family}"))
+        np.testing.assert_allclose(vectors, plain.encode(sentences), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [None, "bundled"])

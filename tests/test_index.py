@@ -14,7 +14,7 @@ from filelock import FileLock
 from diffcse import index as index_module
 from diffcse import index_manifest
 from diffcse.errors import MissingExtra, UserError
-from diffcse.index import SentenceIndex, add_to_index, cells_for, create_index
+from diffcse.index import SentenceIndex, add_to_index, create_index
 from diffcse.nearest import exact_search, unit
 
 pytest.importorskip("faiss")
@@ -77,13 +77,13 @@ def test_threshold_and_top_k(tmp_path):
     assert [len(hits) for hits in index.search(array[:3], top_k=2)] == [2, 2, 2]
 
 
-def test_inverted_file_above_the_limit_finds_nearly_all(tmp_path, small_limits):
+def test_graph_above_the_limit_finds_nearly_all(tmp_path, small_limits):
     array, queries = vectors(3000), vectors(50, seed=1)
-    assert create(tmp_path / "index", array).kind == "ivf"
+    assert create(tmp_path / "index", array).kind == "hnsw"
     index = SentenceIndex(tmp_path / "index")
     _, rows = exact_search(array, queries, 10)
     recall = np.mean([len({*one} & {*other}) / 10 for one, other in zip(found(index, queries), rows, strict=True)])
-    assert 0.5 < recall <= 1
+    assert 0.95 < recall <= 1
     assert found(index, array, 1) == [[row] for row in range(3000)]
 
 
@@ -95,18 +95,11 @@ def test_added_sentences_are_found_like_the_first(tmp_path, small_limits, sizes)
     for number, (start, end) in enumerate(pairwise(ends), 2):
         manifest = add(folder, array[start:end], int(start))
         assert (manifest.generation, manifest.rows) == (number, end)
-        assert manifest.kind == ("ivf" if end > 100 else "flat")
+        assert manifest.kind == ("hnsw" if end > 100 else "flat")
     index = SentenceIndex(folder)
     assert found(index, array, 1) == [[row] for row in range(len(array))]
     assert [index.sentence(row) for row in range(len(array))] == texts(len(array))
     assert {path.name for path in folder.iterdir()} == index.manifest.files() | {"manifest.json", ".lock"}
-
-
-def test_an_inverted_file_is_laid_out_anew_when_it_has_grown(tmp_path, small_limits):
-    array = vectors(1000)
-    create(tmp_path / "index", array[:150])
-    assert add(tmp_path / "index", array[150:300], 150).trained_on == 150
-    assert add(tmp_path / "index", array[300:], 300).trained_on == 1000
 
 
 def test_many_small_additions_do_not_leave_many_files(tmp_path, monkeypatch):
@@ -128,7 +121,7 @@ def kill(*args, **kwargs):
     raise Killed
 
 
-STEPS = ["_inverted_file", "_write_sentences", "_write_vectors", "sync", "Part.of", "write_whole"]
+STEPS = ["_graph", "_write_sentences", "_write_vectors", "sync", "Part.of", "write_whole"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -314,7 +307,3 @@ def test_vectors_are_mapped_not_loaded(tmp_path):
         [sys.executable, "-c", script, str(tmp_path / "index")], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["True", "True", "20000"]
-
-
-def test_cells_grow_with_the_square_root():
-    assert [cells_for(rows) for rows in (100_000, 1_000_000, 4_000_000)] == [1024, 4096, 8192]

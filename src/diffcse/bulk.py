@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from diffcse.data import choose_columns
 from diffcse.encoding import Encoded, EncodeSettings, encode_chunks
 from diffcse.errors import UserError
 from diffcse.files import write_whole
-from diffcse.reading import Source, TextFile, find_sources
+from diffcse.reading import Row, Source, TextFile, find_sources
 from diffcse.sinks import SINKS, DType, Sink
 
 STDIN = "-"
@@ -72,6 +72,22 @@ class Counts:
     """Fingerprint of the texts so far; a resumed run must read the same again."""
     finished: bool = False
     """The result is whole and only has to be moved to its place."""
+
+
+class Pipe(TextFile):
+    """Plain text that can be read only once."""
+
+    name = "standard input"
+
+    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Row]:
+        """Each line as a row of one."""
+        try:
+            yield from super().rows(columns, longest)
+        except UserError as error:
+            if error.got != "gzip data":
+                raise
+            do = "unpack it: gunzip -c FILE.gz | diffcse ..."
+            raise UserError(self.name, error.rule, error.got, do) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +151,7 @@ def open_texts(given: str, *, column: str | None = None, skip_blank: bool = Fals
         UserError: missing, unreadable, or without one column of text.
     """
     if given == STDIN:
-        return Texts(name=STDIN, sources=[TextFile(Path("/dev/stdin"))], columns=[("",)], skip_blank=skip_blank)
+        return Texts(name=STDIN, sources=[Pipe(Path("/dev/stdin"))], columns=[("",)], skip_blank=skip_blank)
     sources = find_sources([given])
     chosen = choose_columns(sources, None if column is None else (column,))
     if len(chosen[0]) != 1:
@@ -177,7 +193,7 @@ def encode_file(
     total = texts.count()
     model = load()
     sink = kind(work, int(model.get_embedding_dimension() or 0), settings.dtype)
-    with exclusive(work):
+    with exclusive(work), tidy_if_nothing_done(work):
         counts = run(texts, work, model, settings, sink=sink, total=total, on_progress=on_progress)
         with saying_what_to_do(work, counts.rows):
             sink.finish()
@@ -314,6 +330,17 @@ def exclusive(work: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def tidy_if_nothing_done(work: Path) -> Iterator[None]:
+    """Leave no folder behind when bad input ends a run before its first row is written; the caller holds its lock."""
+    try:
+        yield
+    except UserError:
+        if not (work / "state.json").exists():
+            shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 Legend: `N` indexed sentences, `Q` queries, `K` neighbours, `H` hidden.
 
-Up to `FLAT_LIMIT` sentences a search compares with every vector and is exact. Above, vectors lie in the cells of an
-inverted file around k-means centres, and a search looks into the nearest cells only. Vectors have length 1, so inner
-products are cosines.
+Up to `FLAT_LIMIT` sentences a search compares with every vector and is exact. Above, it walks a graph of neighbours
+(HNSW; Malkov & Yashunin, 2018), which finds nearly all of the nearest in a time that hardly grows with N. Vectors have
+length 1, so inner products are cosines.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,8 +34,7 @@ Blocks = Iterable[tuple[Sequence[str], Vectors]]
 FLAT_LIMIT = 100_000
 """Most sentences that every search compares with; above, an exact search would take too long."""
 
-_REGROW = 4  # an inverted file is laid out anew once it holds this many times the sentences it was laid out for
-_TRAINING_PER_CELL = 40
+_NEIGHBOURS, _BUILD_WIDTH, _SEARCH_WIDTH = 32, 80, 128
 _MOST_PARTS = 32
 _ROWS = 10_000
 
@@ -116,7 +114,7 @@ def create_index(
 
     Args:
         folder: a new or empty one.
-        blocks: sentences with their vectors; iterated twice where more than `FLAT_LIMIT` of them need a sample first.
+        blocks: sentences with their vectors.
         rows: N.
         dimension: H.
         model: folder or Hub name of the encoder, None for the bundled one.
@@ -130,7 +128,6 @@ def create_index(
         generation=0,
         dimension=dimension,
         kind="flat",
-        trained_on=0,
         model=model,
         fingerprint=fingerprint,
         sentences=(),
@@ -196,9 +193,10 @@ def writing(folder: Path) -> Iterator[None]:
 
 def _append(faiss: Any, folder: Path, before: Manifest, index: Any, blocks: Blocks, rows: int) -> Manifest:
     """Write the next generation: `index` enlarged by the blocks, their sentences, and the manifest last."""
-    trained, total, number = before.trained_on, before.rows + rows, before.generation + 1
-    if total > FLAT_LIMIT and total >= _REGROW * trained:
-        index, trained = _inverted_file(faiss, index, blocks, total), total
+    total, number = before.rows + rows, before.generation + 1
+    kind = before.kind
+    if kind == "flat" and total > FLAT_LIMIT:
+        kind, index = "hnsw", _graph(faiss, index)
     parts, stored = before.sentences, iter(list[Sequence[str]]())
     if len(parts) >= _MOST_PARTS:
         stored = itertools.chain.from_iterable(_texts(folder / part.file) for part in parts)
@@ -211,8 +209,7 @@ def _append(faiss: Any, folder: Path, before: Manifest, index: Any, blocks: Bloc
     manifest = dataclasses.replace(
         before,
         generation=number,
-        kind="ivf" if trained else "flat",
-        trained_on=trained,
+        kind=kind,
         sentences=(*parts, Part.of(texts, written)),
         vectors=Part.of(vectors, total),
     )
@@ -227,36 +224,13 @@ def _adding(index: Any, blocks: Blocks) -> Iterator[Sequence[str]]:
         yield texts
 
 
-def _inverted_file(faiss: Any, old: Any, blocks: Blocks, total: int) -> Any:
-    """An inverted file laid out for `total` sentences, with those of the old index in it."""
-    cells = cells_for(total)
-    if old.ntotal and hasattr(old, "make_direct_map"):
-        old.make_direct_map()
-    stored = old.reconstruct_n(0, old.ntotal) if old.ntotal else np.empty((0, old.d), dtype=np.float32)
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(old.d), old.d, cells, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed, index.cp.spherical = 1, True
-    index.train(
-        _sample(itertools.chain([stored], (vectors for _, vectors in blocks)), total, _TRAINING_PER_CELL * cells)
-    )
-    index.nprobe = probes_for(cells)
-    index.add(stored)
+def _graph(faiss: Any, flat: Any) -> Any:
+    """A graph of neighbours with the flat index's vectors in it."""
+    index = faiss.IndexHNSWFlat(flat.d, _NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction, index.hnsw.efSearch = _BUILD_WIDTH, _SEARCH_WIDTH
+    if flat.ntotal:
+        index.add(flat.reconstruct_n(0, flat.ntotal))
     return index
-
-
-def cells_for(rows: int) -> int:
-    """Cells of an inverted file of so many sentences: the power of two near 4 sqrt(N), FAISS's own advice."""
-    return int(2 ** round(math.log2(4 * math.sqrt(rows))))
-
-
-def probes_for(cells: int) -> int:
-    """Cells that a search looks into; docs/performance.md has the recall that this gives."""
-    return max(8, cells // 64)
-
-
-def _sample(arrays: Iterable[Vectors], total: int, wanted: int) -> Vectors:
-    """About `wanted` unit vectors, spread evenly over all of them."""
-    step = max(1, total // wanted)
-    return unit(np.concatenate([np.ascontiguousarray(vectors[::step]) for vectors in arrays]))
 
 
 def _write_vectors(faiss: Any, index: Any, path: Path) -> None:
@@ -269,7 +243,7 @@ def _write_vectors(faiss: Any, index: Any, path: Path) -> None:
 
 def _read_vectors(faiss: Any, folder: Path, manifest: Manifest, *, mapped: bool) -> Any:
     path = folder / manifest.vectors.file
-    # Older versions of FAISS map inverted files only.
+    # Older versions of FAISS map inverted files only and read these as a whole.
     flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) | faiss.IO_FLAG_READ_ONLY
     try:
         index = faiss.read_index(str(path), flags) if mapped else faiss.read_index(str(path))

@@ -54,8 +54,7 @@ class Manifest:
     Attributes:
         generation: how often the folder has been written.
         dimension: numbers in a vector.
-        kind: `flat` (compares with every vector) or `ivf` (looks into some cells of an inverted file).
-        trained_on: sentences that the cells of an inverted file were laid out for; 0 for flat.
+        kind: `flat` (a search compares with every vector) or `hnsw` (it walks a graph of neighbours).
         model: folder or Hub name of the encoder, None for the bundled one.
         fingerprint: digest of that encoder.
         sentences: files of sentences, in the order of the rows.
@@ -65,7 +64,6 @@ class Manifest:
     generation: int
     dimension: int
     kind: str
-    trained_on: int
     model: str | None
     fingerprint: str
     sentences: tuple[Part, ...]
@@ -133,7 +131,7 @@ def _parsed(folder: Path, content: dict[str, Any]) -> Manifest:
         vectors = Part(**content.pop("vectors"))
         manifest = Manifest(**content, sentences=sentences, vectors=vectors)
         bad = [name for name in manifest.files() if not _FILE.fullmatch(name)]
-        whole = sum(part.rows for part in sentences) == manifest.rows and manifest.kind in ("flat", "ivf")
+        whole = sum(part.rows for part in sentences) == manifest.rows and manifest.kind in ("flat", "hnsw")
     except (TypeError, KeyError, AttributeError) as error:
         raise damaged(folder, f"a manifest without its fields ({error})") from error
     if bad:  # a path that leads out of the folder, for one

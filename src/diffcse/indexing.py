@@ -22,6 +22,7 @@ from diffcse.bulk import (
     open_texts,
     run,
     saying_what_to_do,
+    tidy_if_nothing_done,
 )
 from diffcse.checkpoints import fingerprint
 from diffcse.encoding import Vectors
@@ -107,7 +108,7 @@ def _building(folder: Path, work: Path, generation: int) -> Iterator[None]:
     """Hold the folder of the encoded parts, marked with the generation of the index that they are for."""
     with saying_what_to_do(folder, 0):
         folder.mkdir(exist_ok=True)
-    with exclusive(work):
+    with exclusive(work), tidy_if_nothing_done(work):
         write_whole(work / _GENERATION, str(generation).encode())
         yield
 

@@ -52,7 +52,7 @@ def index(
         )
     kind = {
         "flat": "flat (every search is exact)",
-        "ivf": "an inverted file (a search looks into the nearest cells)",
+        "hnsw": "a graph of neighbours (a search is fast and finds nearly all)",
     }[manifest.kind]
     text = f"{output}: {summary(counts)}; {manifest.rows:,} in the index, {kind}"
     console.print(text, soft_wrap=True, highlight=False)
