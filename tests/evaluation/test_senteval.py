@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffcse.errors import UserError
-from diffcse.evaluation.senteval import Reading, read_sts_benchmark, read_tasks, stsb_dev_file
+from diffcse.evaluation.senteval import Reading, read_sts_benchmark, read_tasks, stsb_split
 from diffcse.evaluation.tasks import ALL_TASKS, Labelled, LabelledPairs, ScoredPairs, Task
 from tests.evaluation.layout import Layout
 
@@ -318,9 +318,9 @@ def test_an_unknown_task(small: Layout) -> None:
 
 
 def test_the_dev_file_that_checkpoints_are_chosen_by(official: Layout, small: Layout) -> None:
-    assert len(stsb_dev_file(official.root).scores) == 1500
+    assert len(stsb_split(official.root, "dev").scores) == 1500
     with pytest.raises(UserError, match=r"STSBenchmark: .*sts-dev.csv must be a file of 1500 rows; got 12"):
-        stsb_dev_file(small.root)
+        stsb_split(small.root, "dev")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/senteval is not here")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
+from diffcse.cli.common import DEVICE, TRUST, progress
 from diffcse.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from diffcse.evaluation.embed import Embedded
+    from diffcse.evaluation.load import TextEncoder
+    from diffcse.evaluation.suite import Plan
+    from diffcse.evaluation.tasks import ScoredPairs
 
 _WIDTH_OF_A_FILE = 140
 """Columns of a table that goes into a file or a pipe, where nobody's window limits it."""
-
-if TYPE_CHECKING:
-    from diffcse.config import Pooler
-    from diffcse.evaluation.suite import Plan
 
 
 def evaluate(
@@ -22,7 +28,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="A SentenceTransformer or a plain encoder: folder or Hub name..",
+            help="A SentenceTransformer or a plain encoder: folder or Hub name. Several with --compare.",
             show_default=False,
         ),
     ],
@@ -31,7 +37,7 @@ def evaluate(
         typer.Option(help="Folder in SentEval's layout, the one that holds downstream/."),
     ] = None,
     tasks: Annotated[
-        str, typer.Option(help="sts, transfer, all, or SentEval's task names with commas between.")
+        str, typer.Option(help="sts, transfer, all, or SentEval's task names, with commas between.")
     ] = "sts",
     protocol: Annotated[
         Literal["all", "mean", "wmean"],
@@ -40,7 +46,34 @@ def evaluate(
     mode: Annotated[
         Literal["test", "dev"], typer.Option(help="Test scores, or the dev scores that settings are chosen by.")
     ] = "test",
+    classifier: Annotated[
+        Literal["senteval", "optimum"],
+        typer.Option(
+            help="Transfer tasks: SentEval's own classifier, stopped early (the published numbers), or the optimum of "
+            "the same regression (faster, without a seed, up to a point apart)."
+        ),
+    ] = "senteval",
     json: Annotated[Optional[Path], typer.Option(help="Write the results here.")] = None,  # noqa: UP045
+    pairs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Labelled pairs of your own: .csv, .tsv, .jsonl or .parquet, in any language."),
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(help="Columns of that file: first text, second text, score.")
+    ] = "sentence1,sentence2,score",
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Several models side by side, with intervals and a test against the first."),
+    ] = False,
+    analyses: Annotated[
+        bool, typer.Option("--analyses", help="Alignment, uniformity, cosines by score and retrieval on STS-B.")
+    ] = False,
+    card: Annotated[bool, typer.Option("--card", help="Put the results into the model folder's README.md.")] = False,
+    details: Annotated[bool, typer.Option("--details", help="Show every subset and split too.")] = False,
+    train_splits: Annotated[
+        bool, typer.Option("--train-splits", help="Score the train splits of STS-B and SICK-R too, as SentEval does.")
+    ] = False,
+    published: Annotated[bool, typer.Option("--published", help="Show the published rows below yours.")] = False,
     pooler: Annotated[
         Optional[Literal["cls", "avg", "avg_top2", "avg_first_last"]],  # noqa: UP045
         typer.Option(
@@ -48,73 +81,119 @@ def evaluate(
             "avg_first_last. Default: the model's own, or cls where it has none."
         ),
     ] = None,
-    details: Annotated[bool, typer.Option("--details", help="Show every subset and split too.")] = False,
-    train_splits: Annotated[
-        bool, typer.Option("--train-splits", help="Score the train splits of STS-B and SICK-R too, as SentEval does.")
-    ] = False,
-    published: Annotated[bool, typer.Option("--published", help="Show the published rows below yours.")] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    device: DEVICE = None,
+    trust_remote_code: TRUST = False,
 ) -> None:
     """Print the paper's STS and transfer tables for a model."""
-    if len(models) > 1:
-        raise UserError("MODEL", "one model", len(models), "evaluate one after the other")
-    if senteval is None:
+    check_models(models, compare)
+    check_outputs(models, json, card)
+    how: dict[str, Any] = {"mode": mode, "protocol": protocol, "classifier": classifier, "train_splits": train_splits}
+    plan = make_plan(senteval, tasks, how, analyses=analyses, own=own_pairs(pairs, columns))
+    if compare:
+        check_comparable(plan)
+    from diffcse.cli.quiet import quiet_libraries
+    from diffcse.evaluation.load import load_encoder
+
+    quiet_libraries()
+    options: dict[str, Any] = {"pooler": pooler, "device": device, "trust_remote_code": trust_remote_code}
+    runs = [run(model, load_encoder(model, **options), plan) for model in models]
+    found = [results for results, _ in runs]
+    comparison = side_by_side(plan, models, [embedded for _, embedded in runs]) if compare else None
+    show(found, comparison, published=published, details=details)
+    if json is not None:
+        write_json(json, found[0] if comparison is None else {"models": found, "comparison": comparison})
+    if card:
+        for model, results in zip(models, found, strict=True):
+            _card().update_card(Path(model), results)
+
+
+def check_models(models: Sequence[str], compare: bool) -> None:
+    """One model, or at least two different ones to compare."""
+    if compare and len(set(models)) < 2:
+        raise UserError("--compare", "given two different models or more", ", ".join(models), "name another one")
+    if not compare and len(models) > 1:
+        raise UserError("MODEL", "one model", len(models), "put --compare before several")
+    if len(set(models)) < len(models):
+        raise UserError("--compare", "given each model once", ", ".join(models), "leave the second one out")
+
+
+def check_outputs(models: Sequence[str], json: Path | None, card: bool) -> None:
+    """Say now, not after the work, that something can not be written."""
+    if json is not None and json.is_dir():
+        raise UserError(f"--json {json}", "a file", "a folder", "name a file in it")
+    if json is not None and not json.parent.is_dir():
+        raise UserError(f"--json {json}", "in an existing folder", "no such folder", "make the folder first")
+    if card:
+        for model in models:
+            _card().check_card(Path(model))
+
+
+def own_pairs(path: Path | None, columns: str) -> ScoredPairs | None:
+    """The user's own labelled pairs."""
+    if path is None:
+        return None
+    from diffcse.evaluation.pairs import read_pairs
+
+    return read_pairs(path, [name.strip() for name in columns.split(",")])
+
+
+def make_plan(
+    senteval: Path | None, tasks: str, how: dict[str, Any], *, analyses: bool, own: ScoredPairs | None
+) -> Plan:
+    """Read and check all data; without --senteval, the user's own pairs are the only task."""
+    from dataclasses import replace
+
+    from diffcse.evaluation import suite
+    from diffcse.evaluation.senteval import stsb_split
+
+    selection = suite.select(tasks)
+    if senteval is not None:
+        plan = suite.plan(senteval, selection, **how)
+        return replace(plan, pairs=own, analysed=stsb_split(senteval, plan.mode) if analyses else None)
+    if own is None or analyses:
         do = "name a folder in SentEval's layout, the one that holds downstream"
         raise UserError("--senteval", "given", "nothing", do)
-    if json is not None:
-        check_writable(json)
-    from diffcse.evaluation.suite import plan, select
-
-    planned = plan(senteval, select(tasks), mode=mode, protocol=protocol, train_splits=train_splits)
-    results = run(models[0], planned, pooler=pooler, trust_remote_code=trust_remote_code)
-    show([results], published=published, details=details)
-    if json is not None:
-        write_json(json, results)
+    return suite.Plan(tasks=(), pairs=own)
 
 
-def check_writable(path: Path) -> None:
-    """Say now, not after the work, that a file can not be written there."""
-    if not path.parent.is_dir():
-        raise UserError(f"--json {path}", "in an existing folder", "no such folder", "make the folder first")
-    if path.is_dir():
-        raise UserError(f"--json {path}", "a file", "a folder", "name a file in it")
+def check_comparable(plan: Plan) -> None:
+    """Something must have pairs to draw again."""
+    from diffcse.evaluation.tasks import STS_TASKS
+
+    if plan.pairs is None and not any(task.name in STS_TASKS for task in plan.tasks):
+        do = "add STS tasks or --pairs; transfer tasks have no pairs to draw again"
+        raise UserError("--compare", "used with tasks that have Spearman", "none of them", do)
 
 
-def write_json(path: Path, results: dict[str, Any]) -> None:
-    """Write results whole or not at all."""
-    import json
+def run(model: str, encoder: TextEncoder, plan: Plan) -> tuple[dict[str, Any], Embedded]:
+    """Evaluate one model; says on stderr how far it is."""
+    import time
 
-    from diffcse.files import write_whole
-
-    try:
-        write_whole(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
-    except OSError as error:
-        raise UserError(
-            f"--json {path}", "a file that can be written", error.strerror, "choose another place"
-        ) from error
-
-
-def run(model: str, plan: Plan, *, pooler: Pooler | None, trust_remote_code: bool) -> dict[str, Any]:
-    """Load a model and evaluate it, with a progress line on stderr."""
     from rich.console import Console
-    from rich.progress import Progress
 
-    from diffcse.evaluation.load import load_encoder
-    from diffcse.evaluation.suite import evaluate as evaluate_plan
+    from diffcse.evaluation.embed import embed
+    from diffcse.evaluation.suite import encoding, results
 
-    encoder = load_encoder(model, pooler=pooler, trust_remote_code=trust_remote_code)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("encoding", total=None)
-        encoder.on_progress = lambda done, total: progress.update(bar, completed=done, total=total)
-        on_task = lambda name: progress.update(bar, description=f"scoring {name}")  # noqa: E731
-        results = evaluate_plan(encoder.encode, plan, model=model, on_task=on_task)
-    results["encoding"] |= {"truncated": encoder.truncated, "limit": encoder.limit}
-    return results
+    err, start = Console(stderr=True), time.perf_counter()
+    with progress(err, "encoding") as advance:
+        encoder.on_progress = advance
+        embedded = embed(encoder.encode, plan.sentences())
+    about = encoding(embedded, plan, time.perf_counter() - start)
+    about |= {"truncated": encoder.truncated, "limit": encoder.limit}
+    with err.status("scoring") as status:
+        on_task = lambda name: status.update(f"scoring {name}")  # noqa: E731
+        found = results(embedded, plan, model=model, on_task=on_task)
+    return found | {"encoding": about}, embedded
 
 
-def show(results: list[dict[str, Any]], *, published: bool, details: bool) -> None:
+def side_by_side(plan: Plan, models: Sequence[str], embedded: Sequence[Embedded]) -> dict[str, Any]:
+    """Intervals and tests over the plan's STS tasks and the user's pairs."""
+    from diffcse.evaluation.compare import compare, judge
+
+    return compare({model: judge(plan, vectors) for model, vectors in zip(models, embedded, strict=True)})
+
+
+def show(results: list[dict[str, Any]], comparison: dict[str, Any] | None, *, published: bool, details: bool) -> None:
     """Tables on stdout; what was left out or cut on stderr."""
     from rich.console import Console
 
@@ -126,7 +205,32 @@ def show(results: list[dict[str, Any]], *, published: bool, details: bool) -> No
     for table in tables.result_tables(results, published=published):
         out.print(table)
     for one in results:
-        if details:
-            out.print(tables.detail_table(one))
-        for line in tables.notes(one):
-            err.print(line, soft_wrap=True, markup=False, highlight=False)
+        for table in tables.further_tables(one, details=details):
+            out.print(table)
+        _say(err, tables.notes(one))
+    if comparison is not None:
+        out.print(tables.comparison_table(comparison))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write results whole or not at all."""
+    import json
+
+    from diffcse.files import write_whole
+
+    try:
+        write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    except OSError as error:
+        do = "choose another place"
+        raise UserError(f"--json {path}", "a file that can be written", error.strerror, do) from error
+
+
+def _say(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _card() -> Any:
+    from diffcse.evaluation import card
+
+    return card

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffcse.evaluation.senteval import stsb_dev_file
+from diffcse.evaluation.senteval import stsb_split
 from diffcse.evaluation.sts import score_pairs
 from diffcse.selection import Criterion
 
@@ -15,5 +15,5 @@ def stsb_dev(folder: Path) -> Criterion:
     Args:
         folder: SentEval's data folder, the one that holds `downstream`.
     """
-    pairs = stsb_dev_file(folder)
+    pairs = stsb_split(folder, "dev")
     return Criterion(name="stsb", score=lambda encode: score_pairs(encode, pairs).spearman)

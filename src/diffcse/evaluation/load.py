@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from diffcse import checkpoints
 from diffcse.config import Pooler
+from diffcse.encoder import as_device
 from diffcse.encoding import EncodeSettings, Tokeniser, encode
 from diffcse.errors import UserError
-from diffcse.loading import resolve
 
 
 class TextEncoder:
@@ -61,10 +61,11 @@ def load_encoder(
     model: str,
     *,
     pooler: Pooler | None = None,
+    device: str | None = None,
     trust_remote_code: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TextEncoder:
-    """Load an encoder by folder, Hub name, or the name of a bundled model.
+    """Load an encoder by folder or Hub name, or the one of the package by the name `bundled`.
 
     A SentenceTransformer is taken as it is. With `pooler`, or where there is no SentenceTransformer, it is the plain
     Transformer and that pooler (cls by default, as the paper evaluates: [CLS] of the last layer before any projector).
@@ -72,14 +73,15 @@ def load_encoder(
     Args:
         model: what to load.
         pooler: cls, avg, avg_top2 or avg_first_last; None keeps the model's own.
+        device: where to compute; None for a GPU if there is one.
         trust_remote_code: run code that comes with the model.
         on_progress: called with the number of sentences done and of all.
 
     Raises:
         UserError: no such model, no whole weights in it, or not a text encoder.
     """
-    loaded = checkpoints.load_encoder(resolve(model), pooler=pooler, trust_remote_code=trust_remote_code)
-    return TextEncoder(loaded, on_progress=on_progress)
+    loaded = checkpoints.load_encoder(model, pooler=pooler, trust_remote_code=trust_remote_code)
+    return TextEncoder(loaded.to(as_device(device)), on_progress=on_progress)
 
 
 def _reads_plain_text(model: SentenceTransformer) -> bool:

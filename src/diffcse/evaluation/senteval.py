@@ -129,9 +129,13 @@ def read_sts_benchmark(path: Path, rows: int | None = None) -> ScoredPairs:
     return _scored(_File(path, "STSBenchmark", "utf-8"), rows, first=5, second=6, score=4, low=0.0)
 
 
-def stsb_dev_file(folder: Path) -> ScoredPairs:
-    """The dev split of STSBenchmark in SentEval's data folder."""
-    return read_sts_benchmark(_root(folder) / "STS" / "STSBenchmark" / "sts-dev.csv", STSB_ROWS["dev"])
+def stsb_split(folder: Path, split: str) -> ScoredPairs:
+    """One split of STSBenchmark (train, dev, test) in SentEval's data folder.
+
+    Raises:
+        UserError: its file is absent or damaged.
+    """
+    return read_sts_benchmark(_root(folder) / "STS" / "STSBenchmark" / f"sts-{split}.csv", STSB_ROWS[split])
 
 
 def _root(folder: Path) -> Path:

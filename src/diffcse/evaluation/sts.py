@@ -8,18 +8,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ConstantInputWarning, NearConstantInputWarning, pearsonr, spearmanr
 
 from diffcse.evaluation.embed import Embedded, Encode, embed
-from diffcse.evaluation.tasks import Mode, ScoredPairs, Task, needed_parts
-
-Protocol = Literal["all", "mean", "wmean"]
-"""How subsets become one number: one correlation over all their pairs together (what the paper reports; Gao et al.,
-2021, appendix B), the mean of the subsets' correlations, or the mean weighted by their size."""
+from diffcse.evaluation.tasks import Mode, Protocol, ScoredPairs, Task, needed_parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,20 @@ from diffcse.errors import UserError
 from diffcse.evaluation import sts
 from diffcse.evaluation.embed import Embedded, Encode, embed
 from diffcse.evaluation.senteval import Problem, read_tasks
-from diffcse.evaluation.tasks import ALL_TASKS, GROUPS, HEADLINE, STS_TASKS, Group, Mode, Task, has_dev, needed_parts
+from diffcse.evaluation.tasks import (
+    ALL_TASKS,
+    GROUPS,
+    HEADLINE,
+    STS_TASKS,
+    Classifier,
+    Group,
+    Mode,
+    Protocol,
+    ScoredPairs,
+    Task,
+    has_dev,
+    needed_parts,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +54,23 @@ class Plan:
         problems: what is left out and why.
         mode: test, or dev (the scores that settings are chosen by).
         protocol: how the subsets of STS12-16 become one number.
+        classifier: of the transfer tasks.
+        pairs: labelled pairs of the user's own.
+        analysed: STSBenchmark pairs for the analyses, of the split that the mode names.
     """
 
     tasks: tuple[Task, ...]
     problems: tuple[Problem, ...] = ()
     mode: Mode = "test"
-    protocol: sts.Protocol = "all"
+    protocol: Protocol = "all"
+    classifier: Classifier = "senteval"
+    pairs: ScoredPairs | None = None
+    analysed: ScoredPairs | None = None
 
     def sentences(self) -> list[str]:
         """Every sentence the plan needs, repetitions included."""
-        return [sentence for task in self.tasks for sentence in task.sentences(self.mode)]
+        own = [sentence for task in self.tasks for sentence in task.sentences(self.mode)]
+        return own + [sentence for part in (self.pairs, self.analysed) if part for sentence in part.sentences()]
 
 
 def select(text: str) -> Selection:
@@ -77,7 +97,8 @@ def plan(
     selection: Selection,
     *,
     mode: Mode = "test",
-    protocol: sts.Protocol = "all",
+    protocol: Protocol = "all",
+    classifier: Classifier = "senteval",
     train_splits: bool = False,
     official_rows: bool = True,
 ) -> Plan:
@@ -88,6 +109,7 @@ def plan(
         selection: from `select`.
         mode: test or dev.
         protocol: all, mean or wmean.
+        classifier: senteval or optimum.
         train_splits: score the train splits of STSBenchmark and SICKRelatedness too.
         official_rows: whether each file must have the official number of rows.
 
@@ -104,7 +126,7 @@ def plan(
     for problem in reading.problems:
         if problem.task in selection.explicit - runnable or not runnable:
             raise problem.error
-    return Plan(tasks=tasks, problems=reading.problems, mode=mode, protocol=protocol)
+    return Plan(tasks=tasks, problems=reading.problems, mode=mode, protocol=protocol, classifier=classifier)
 
 
 def evaluate(
@@ -118,15 +140,15 @@ def evaluate(
         model: name for the results.
         on_task: called with the name of each task before it is scored.
     """
-    sentences = plan.sentences()
     start = time.perf_counter()
-    embedded = embed(encode, sentences)
-    encoding = {
-        "sentences": len(sentences),
-        "different": len(embedded.row),
-        "seconds": time.perf_counter() - start,
-    }
-    return results(score(embedded, plan, on_task=on_task), plan, model=model) | {"encoding": encoding}
+    embedded = embed(encode, plan.sentences())
+    seconds = time.perf_counter() - start
+    return results(embedded, plan, model=model, on_task=on_task) | {"encoding": encoding(embedded, plan, seconds)}
+
+
+def encoding(embedded: Embedded, plan: Plan, seconds: float) -> dict[str, Any]:
+    """What the one pass through the encoder did."""
+    return {"sentences": len(plan.sentences()), "different": len(embedded.row), "seconds": seconds}
 
 
 def score(
@@ -146,15 +168,18 @@ def _score(task: Task, embedded: Embedded, plan: Plan) -> dict[str, Any]:
         return sts.score_task(task, embedded, protocol=plan.protocol, mode=plan.mode)
     from diffcse.evaluation.transfer import score_task  # brings scikit-learn, which STS does not need
 
-    return score_task(task, embedded, mode=plan.mode)
+    return score_task(task, embedded, mode=plan.mode, classifier=plan.classifier)
 
 
-def results(scores: dict[str, dict[str, Any]], plan: Plan, *, model: str) -> dict[str, Any]:
-    """The form that is written to JSON.
+def results(
+    embedded: Embedded, plan: Plan, *, model: str = "model", on_task: Callable[[str], None] = lambda name: None
+) -> dict[str, Any]:
+    """The form that is written to JSON, from vectors that are at hand.
 
     `average` is over the tasks of a group that have their main number (Spearman, accuracy); where not all of them have,
     `complete` is false and `missing` names the others, since such an average can not be put beside a published one.
     """
+    scores = score(embedded, plan, on_task=on_task)
     average: dict[Group, float | None] = {}
     missing: dict[Group, list[str]] = {}
     for group in GROUPS:
@@ -172,6 +197,12 @@ def results(scores: dict[str, dict[str, Any]], plan: Plan, *, model: str) -> dic
         "missing": missing,
         "problems": [problem.line for problem in plan.problems],
     }
+    if plan.pairs is not None:
+        found["pairs"] = sts.correlate(sts.cosines(embedded, plan.pairs), plan.pairs.scores).as_dict()
+    if plan.analysed is not None:
+        from diffcse.evaluation.analysis import analyse  # brings transformers, which scores do not need
+
+        found["analyses"] = analyse(embedded, plan.analysed, split=plan.mode)
     return jsonable(found)
 
 

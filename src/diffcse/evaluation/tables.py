@@ -14,6 +14,7 @@ from diffcse.evaluation.suite import group_tasks
 from diffcse.evaluation.tasks import GROUPS, HEADLINE, Group
 
 _SHORT = {"STSBenchmark": "STS-B", "SICKRelatedness": "SICK-R", "SST2": "SST"}
+_STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "caption_justify": "left"}
 _TITLES: Mapping[Group, str] = {"sts": "STS, Spearman x 100", "transfer": "Transfer, accuracy x 100"}
 
 
@@ -51,7 +52,7 @@ def _table(group: Group, results: list[dict[str, Any]], published: bool) -> Tabl
     names = group_tasks(group, mode)
     title = _TITLES[group] + (" (dev)" if mode == "dev" else "")
     caption = _caption(group, results, published)
-    table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, caption=caption, **_STYLE)
     table.add_column("model", overflow="ellipsis", no_wrap=True)
     for name in names:
         table.add_column(_SHORT.get(name, name), justify="right", no_wrap=True)
@@ -85,7 +86,7 @@ def _caption(group: Group, results: list[dict[str, Any]], published: bool) -> st
 
 def detail_table(results: dict[str, Any]) -> Table:
     """Subsets and splits of one model's STS tasks."""
-    table = Table(title="Details, x 100", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title="Details, x 100", **_STYLE)
     for heading in ("task", "part", "Spearman", "Pearson", "pairs"):
         table.add_column(heading, justify="left" if heading in ("task", "part") else "right")
     for name, scores in results["tasks"].items():
@@ -95,6 +96,58 @@ def detail_table(results: dict[str, Any]) -> Table:
                 row = (percent(one["spearman"]), percent(one["pearson"]), str(one["pairs"]))
                 table.add_row(_SHORT.get(name, name), part, *row)
     return table
+
+
+def further_tables(results: dict[str, Any], *, details: bool = False) -> list[Table]:
+    """What one model has beside the main tables: every part, the user's own pairs, the analyses."""
+    tables = [detail_table(results)] if details else []
+    rows: list[tuple[str, str]] = []
+    if "pairs" in results:
+        one = results["pairs"]
+        rows += [("Spearman x 100", percent(one["spearman"])), ("Pearson x 100", percent(one["pearson"]))]
+        tables.append(_two_columns(f"Own pairs ({one['pairs']}), {short_name(results['model'])}", rows))
+    if "analyses" in results:
+        one = results["analyses"]
+        rows = [("alignment (lower is better)", f"{one['alignment']:.4f}")]
+        rows += [("uniformity (lower is better)", f"{one['uniformity']:.4f}")]
+        rows += [
+            (f"{key} x 100", percent(value)) for key, value in one["retrieval"].items() if key.startswith("recall")
+        ]
+        tables.append(_two_columns(f"Analyses on {one['data']}, {short_name(results['model'])}", rows))
+    return tables
+
+
+def comparison_table(comparison: dict[str, Any]) -> Table:
+    """Models side by side: Spearman with its interval, and the difference to the first model with interval and p."""
+    base = short_name(comparison["baseline"])
+    caption = (
+        f"95% bootstrap intervals; p: paired randomisation test against {base}, {comparison['resamples']} resamples"
+    )
+    table = Table(title="Comparison, Spearman x 100", caption=caption, **_STYLE)
+    for heading in ("task", "model", "Spearman", "interval", "difference", "interval", "p"):
+        table.add_column(heading, justify="left" if heading in ("task", "model") else "right", no_wrap=True)
+    tasks = comparison["tasks"] | ({"avg": comparison["average"]} if comparison["average"] else {})
+    for task, models in tasks.items():
+        for model, one in models.items():
+            cells = [percent(one["spearman"]), _interval(one["interval"])]
+            if "p" in one:
+                cells += [f"{100 * one['difference']:+.2f}", _interval(one["difference_interval"]), f"{one['p']:.3f}"]
+            table.add_row(_SHORT.get(task, task), short_name(model), *cells)
+        table.add_section()
+    return table
+
+
+def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=title, show_header=False, **_STYLE)
+    table.add_column()
+    table.add_column(justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    return f"{100 * bounds[0]:.2f} to {100 * bounds[1]:.2f}"
 
 
 def notes(results: dict[str, Any]) -> list[str]:

@@ -1,0 +1,99 @@
+"""The paper's analyses of one encoder on STSBenchmark: alignment and uniformity, cosines by gold score, retrieval.
+
+Legend: `P` pairs, `S` sentences, `H` hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcse.errors import UserError
+from diffcse.evaluation.embed import Embedded
+from diffcse.evaluation.sts import cosines
+from diffcse.evaluation.tasks import ScoredPairs
+from diffcse.selection import alignment, uniformity
+
+POSITIVE_ABOVE = 4.0
+"""Pairs rated above this are positives for alignment (Gao et al., 2021, section 5)."""
+
+SAME_MEANING = 5.0
+"""Pairs rated so find each other in the retrieval (Chuang et al., 2022, section 6.4)."""
+
+_BINS = 40
+_CUTS = (1, 5, 10)
+_EQUAL = 1e-6
+
+Float = NDArray[np.float64]
+
+
+def analyse(embedded: Embedded, pairs: ScoredPairs, *, split: str = "test") -> dict[str, Any]:
+    """All analyses, as plain data.
+
+    Args:
+        embedded: vectors of all sentences of `pairs`.
+        pairs: STSBenchmark's test split in the paper.
+        split: its name, for the results.
+
+    Raises:
+        UserError: no pair is rated high enough.
+    """
+    first, second = unit(embedded(pairs.first)), unit(embedded(pairs.second))
+    positive = pairs.scores > POSITIVE_ABOVE
+    same = pairs.scores >= SAME_MEANING
+    if not positive.any() or not same.any():
+        got = f"{int(positive.sum())} above {POSITIVE_ABOVE:g} and {int(same.sum())} at {SAME_MEANING:g}"
+        raise UserError("pairs for the analyses", "rated up to 5", got, "use STSBenchmark's own file")
+    return {
+        "data": f"STSBenchmark {split}",
+        "alignment": alignment(first[positive], second[positive]),
+        "uniformity": uniformity(np.vstack([first, second])),
+        "positive_pairs": int(positive.sum()),
+        "histogram": histogram(cosines(embedded, pairs), pairs.scores),
+        "retrieval": retrieval(first, second, same),
+    }
+
+
+def histogram(similarity: Float, scores: Float) -> dict[str, Any]:
+    """Cosines (P,) of pairs with gold scores (P,), counted in bins from -1 to 1 for each range of scores.
+
+    Ranges are [0, 1), [1, 2), [2, 3), [3, 4) and [4, 5].
+    """
+    edges = np.linspace(-1, 1, _BINS + 1)
+    level = np.clip(np.floor(scores), 0, 4)
+    inside = np.clip(similarity, -1, 1)  # rounding may leave a cosine just outside
+    counts = {f"{low}-{low + 1}": np.histogram(inside[level == low], edges)[0].tolist() for low in range(5)}
+    return {"edges": edges.tolist(), "counts": counts}
+
+
+def retrieval(first: Float, second: Float, same: NDArray[np.bool_], cuts: Sequence[int] = _CUTS) -> dict[str, Any]:
+    """Recall of the other sentence of a pair of the same meaning, among all other sentences.
+
+    Both sentences of such a pair are queries: 2 x 97 among 2,758 in STSBenchmark's test split, the query itself left
+    out. A sentence counts as nearer only if its cosine is larger by more than rounding, so copies do no harm.
+
+    Args:
+        first: unit vectors (P, H).
+        second: likewise.
+        same: which pairs have the same meaning, (P,).
+        cuts: numbers of nearest sentences to look among.
+    """
+    corpus = np.vstack([first, second])
+    rows = np.flatnonzero(same)
+    queries = np.concatenate([rows, rows + len(first)])
+    wanted = np.concatenate([rows + len(first), rows])
+    similarity = corpus[queries] @ corpus.T  # (queries, 2P)
+    similarity[np.arange(len(queries)), queries] = -np.inf
+    target = similarity[np.arange(len(queries)), wanted]
+    nearer = (similarity > target[:, None] + _EQUAL).sum(axis=1)
+    recall = {f"recall@{cut}": float((nearer < cut).mean()) for cut in cuts}
+    return {**recall, "queries": len(queries), "sentences": len(corpus)}
+
+
+def unit(vectors: NDArray[Any]) -> Float:
+    """Rows scaled to length 1, in float64; a row without length stays as it is."""
+    wide = vectors.astype(np.float64)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
