@@ -19,10 +19,11 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from diffcse.cli import dedup, demo, encode, evaluate, index, pretrain, search, similarity, train
+    from diffcse.cli import data, dedup, demo, encode, evaluate, index, pretrain, search, similarity, train
 
     app.command()(train.train)
     app.command()(evaluate.evaluate)
+    app.add_typer(data.app)
     app.command()(encode.encode)
     app.command()(similarity.similarity)
     app.command()(index.index)

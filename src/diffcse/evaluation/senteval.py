@@ -16,7 +16,7 @@ import numpy as np
 from diffcse.errors import UserError
 from diffcse.evaluation.tasks import ALL_TASKS, Labelled, LabelledPairs, Part, ScoredPairs, Task
 
-_FETCH = "put SentEval's own file there"
+_FETCH = "put SentEval's own file there, or bring all with: diffcse data fetch FOLDER"
 
 STS_SUBSETS: Mapping[str, Mapping[str, int]] = {
     "STS12": {"MSRpar": 750, "MSRvid": 750, "SMTeuroparl": 459, "surprise.OnWN": 750, "surprise.SMTnews": 399},
