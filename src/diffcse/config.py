@@ -141,6 +141,14 @@ class TrainingConfig(_Checked):
     """Arithmetic of the forward and backward pass; fp16 and bf16 through autocast."""
     seed: int = 42
     """Seed of initialisation, order, dropout, masks and samples."""
+    padding_free: bool = True
+    """Compute nothing for padding where the networks' attention allows it; the same numbers to rounding, dropout aside.
+    With rtd_average padded the discriminator keeps its padding: what it says there enters the loss."""
+    rows_at_once: int = 0
+    """Sentences (views counted) that go through a network at once, their activations made again in the backward pass: a
+    large batch then needs the memory of a small one (gradient caching; Gao et al., 2021). 0: the whole batch."""
+    gradient_checkpointing: bool = False
+    """Keep only the input of each layer and make the rest again in the backward pass: less memory, a third slower."""
     data_workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training process. Results do not depend on it."""
     eval_every_steps: int = 125
@@ -167,6 +175,7 @@ class TrainingConfig(_Checked):
         self._need("learning_rate", self.learning_rate > 0, "greater than 0", "use 1e-6 to 1e-4")
         self._need("warmup_ratio", 0 <= self.warmup_ratio < 1, "0 or more and below 1", "use 0, the published value")
         self._need("weight_decay", self.weight_decay >= 0, "at least 0", "use 0, the published value")
+        self._need("rows_at_once", self.rows_at_once >= 0, "at least 0", "use 0 for the whole batch")
         self._need("clip_norm", self.clip_norm > 0, "greater than 0", "use 1.0, the published value")
         self._need("data_workers", self.data_workers >= 0, "at least 0", "use 0, 1 or 2")
         self._need("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1", "use a small whole number")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from diffcse import packing
 from diffcse.errors import UserError
 
 
@@ -19,11 +20,14 @@ class Discriminator(nn.Module):
 
     Args:
         backbone: a Transformer with an `embeddings` module, initialised from the encoder's checkpoint.
+        padding_free: compute nothing for padding, where the backbone's attention allows it; what is given back for
+            padding is then zero before the head.
     """
 
-    def __init__(self, backbone: PreTrainedModel) -> None:
+    def __init__(self, backbone: PreTrainedModel, *, padding_free: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
+        self.padding_free = padding_free and packing.supports(backbone)
         self.head = nn.Linear(int(backbone.config.hidden_size), 2)
         embedding_output(backbone)
 
@@ -39,21 +43,33 @@ class Discriminator(nn.Module):
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor, sentence: Tensor) -> Tensor:
         """Last hidden states (N, L, H); arguments as for `forward`."""
-        with first_position(self.backbone, sentence):
-            return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if not self.padding_free:
+            with first_position(self.backbone, sentence):
+                return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        layout = packing.Layout.of(attention_mask)
+        with packing.packed(self.backbone), first_position(self.backbone, sentence, layout.starts):
+            return layout.unpack(self.backbone(**layout.inputs(self.backbone, input_ids)).last_hidden_state)
 
 
 @contextlib.contextmanager
-def first_position(backbone: nn.Module, vector: Tensor) -> Iterator[None]:
+def first_position(backbone: nn.Module, vector: Tensor, places: Tensor | None = None) -> Iterator[None]:
     """Put `vector` (N, H) at position 0 of what the embedding layer gives, while the context lasts.
 
     After the layer, so after position embedding, LayerNorm and dropout, as in the reference; `inputs_embeds` would put
     it before them. A copy is changed, not the layer's own output.
+
+    Args:
+        backbone: a Transformer with an `embeddings` module.
+        vector: (N, H).
+        places: where each sentence starts in a packed row, (N,); None for a padded batch.
     """
 
     def replace(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
         output = output.clone()
-        output[:, 0] = vector.to(output.dtype)
+        if places is None:
+            output[:, 0] = vector.to(output.dtype)
+        else:
+            output[0, places] = vector.to(output.dtype)
         return output
 
     handle = embedding_output(backbone).register_forward_hook(replace)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from diffcse import packing
 from diffcse.config import EditConfig
 
 _LOGITS_AT_ONCE = 1 << 24
@@ -38,10 +39,12 @@ class Generator(nn.Module):
     Args:
         mlm: any `AutoModelForMaskedLM`.
         dropout: keep its dropout on in training mode, as the reference does.
+        padding_free: compute nothing for padding, where the model's attention allows it.
     """
 
-    def __init__(self, mlm: PreTrainedModel, *, dropout: bool) -> None:
+    def __init__(self, mlm: PreTrainedModel, *, dropout: bool, padding_free: bool = False) -> None:
         super().__init__()
+        self.padding_free = padding_free and packing.supports(mlm)
         self.mlm: PreTrainedModel = mlm.requires_grad_(False)
         self.dropout = dropout
         self.train()
@@ -65,7 +68,7 @@ class Generator(nn.Module):
             # The head is not one linear layer (DeBERTa-v3's, say): rows of the batch take the place of chunks.
             yield from self._logits_by_rows(input_ids, attention_mask, where)
             return
-        hidden = self._before(output_layer, input_ids, attention_mask)[where]  # (M, E)
+        hidden = self._before(output_layer, input_ids, attention_mask, where)  # (M, E)
         for chunk in hidden.split(max(1, _LOGITS_AT_ONCE // output_layer.out_features)):
             yield output_layer(chunk)
 
@@ -74,8 +77,8 @@ class Generator(nn.Module):
         is_head = isinstance(layer, nn.Linear) and layer.out_features == self.mlm.config.vocab_size
         return layer if is_head else None
 
-    def _before(self, output_layer: nn.Linear, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """What enters the output layer, (N, L, E); the layer itself is given no rows while the model runs."""
+    def _before(self, output_layer: nn.Linear, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
+        """What enters the output layer at `where`, (M, E); the layer itself is given no rows while the model runs."""
         seen: list[Tensor] = []
 
         def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -84,10 +87,15 @@ class Generator(nn.Module):
 
         handle = output_layer.register_forward_pre_hook(take)
         try:
-            self.mlm(input_ids=input_ids, attention_mask=attention_mask)
+            if not self.padding_free:
+                self.mlm(input_ids=input_ids, attention_mask=attention_mask)
+                return seen[0][where]
+            layout = packing.Layout.of(attention_mask)
+            with packing.packed(self.mlm):
+                self.mlm(**layout.inputs(self.mlm.base_model, input_ids))
+            return seen[0][0, layout.place[where]]
         finally:
             handle.remove()
-        return seen[0]
 
     def _logits_by_rows(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Iterator[Tensor]:
         size = max(1, _LOGITS_AT_ONCE // (input_ids.shape[1] * self.mlm.config.vocab_size))
@@ -105,11 +113,14 @@ class MlmEdit(nn.Module):
         config: how predictions are taken.
         cls_id: id that position 0 is forced back to.
         pad_id: the tokenizer's padding id.
+        padding_free: see `Generator`.
     """
 
-    def __init__(self, mlm: PreTrainedModel, config: EditConfig, *, cls_id: int, pad_id: int) -> None:
+    def __init__(
+        self, mlm: PreTrainedModel, config: EditConfig, *, cls_id: int, pad_id: int, padding_free: bool = False
+    ) -> None:
         super().__init__()
-        self.generator = Generator(mlm, dropout=config.generator_dropout)
+        self.generator = Generator(mlm, dropout=config.generator_dropout, padding_free=padding_free)
         self.config = config
         self.cls_id = cls_id
         # The reference multiplies x'' by the attention mask, which writes id 0: <s>, not padding, for RoBERTa.

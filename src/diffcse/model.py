@@ -7,15 +7,18 @@ order instance 0 sentence 0, instance 0 sentence 1, ...; `L` tokens of the padde
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from diffcse import distributed, objective, pooling
+from diffcse import distributed, objective, packing, pooling
 from diffcse.config import Config
 from diffcse.discriminator import Discriminator
 from diffcse.edits import MlmEdit
@@ -52,17 +55,21 @@ class DiffCSEModel(nn.Module):
     Args:
         encoder: a Transformer with an `embeddings` module.
         edit: makes x''; None for objective simcse.
-        config: the whole run's settings; the model reads `model` and `objective`.
+        config: the whole run's settings; the model reads `model`, `objective` and what `training` says about memory.
     """
 
     def __init__(self, encoder: PreTrainedModel, edit: MlmEdit | None, config: Config) -> None:
         super().__init__()
         self.settings, self.pooler = config.objective, config.model.pooler
+        self.rows_at_once, padding_free = config.training.rows_at_once, config.training.padding_free
         self.encoder = without_pooler(encoder)
+        self.padding_free = padding_free
         self.projector = pooling.build_projector(config.model.projector, encoder.config.hidden_size)
         with_edits = config.objective.objective == "diffcse"
         # The second Transformer starts as a copy of the encoder's checkpoint and is thrown away after training.
-        self.discriminator = Discriminator(copy.deepcopy(self.encoder)) if with_edits else None
+        # Where the mean runs over padding too, so must the discriminator: what it says there enters the loss.
+        real_only = padding_free and config.objective.rtd_average == "real"
+        self.discriminator = Discriminator(copy.deepcopy(self.encoder), padding_free=real_only) if with_edits else None
         self.edit = edit if with_edits else None
         # The generator never changes, so checkpoints need not hold it.
         self._keys_to_ignore_on_save = [name for name in self.state_dict() if name.startswith("edit.")]
@@ -93,13 +100,33 @@ class DiffCSEModel(nn.Module):
         rows = {"input_ids": input_ids, "attention_mask": attention_mask, **masked}
         return self._add_difference(output, contrast.loss, sentence, rows)
 
+    def checkpoint_layers(self) -> None:
+        """Keep only each layer's input for the backward pass, in the encoder and in the discriminator."""
+        packing.checkpoint_layers(self.encoder, padding_free=self.padding_free)
+        if self.discriminator is not None:
+            packing.checkpoint_layers(self.discriminator.backbone, padding_free=self.discriminator.padding_free)
+
     def tie_weights(self) -> None:
         """Called by the Trainer after it loaded a checkpoint without the generator; nothing here shares weights."""
 
     def pool(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Sentence vectors before the projector, (B, S, H) from ids (B, S, L)."""
-        rows = pooling.encode(self.encoder, input_ids.flatten(0, 1), attention_mask.flatten(0, 1), self.pooler)
+
+        def encode(ids: Tensor, mask: Tensor) -> Tensor:
+            return pooling.encode(self.encoder, ids, mask, self.pooler, padding_free=self.padding_free)
+
+        rows = self._in_parts(encode, input_ids.flatten(0, 1), attention_mask.flatten(0, 1))
         return rows.unflatten(0, input_ids.shape[:2])
+
+    def _in_parts(self, network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """`network` of all rows, a part at a time if memory is short; a part's activations are made again backward.
+
+        The whole batch's vectors are there before the loss is, so the gradient is the whole batch's (Gao et al., 2021).
+        """
+        if not self.rows_at_once or self.rows_at_once >= len(inputs[0]) or not torch.is_grad_enabled():
+            return network(*inputs)
+        parts = zip(*(rows.split(self.rows_at_once) for rows in inputs), strict=True)
+        return torch.cat([checkpoint(network, *part, use_reentrant=False) for part in parts])
 
     def project(self, pooled: Tensor) -> Tensor:
         """Through the projector, all views of a batch together (BatchNorm sees them as one), (B, S, H)."""
@@ -124,7 +151,8 @@ class DiffCSEModel(nn.Module):
         rows = self._pad_alike({name: value[:, views].flatten(0, 1) for name, value in rows.items()})
         edited = self.edit(**rows)
         mask = rows["attention_mask"]
-        logits = self.discriminator(edited.input_ids, mask, sentence[:, views].flatten(0, 1)).float()  # (N, L, 2)
+        vectors = sentence[:, views].flatten(0, 1)
+        logits = self._in_parts(self.discriminator, edited.input_ids, mask, vectors).float()  # (N, L, 2)
         rtd = self.difference(logits, edited.replaced, mask)
         output["rtd"] = rtd.detach()
         output["loss"] = objective.total(contrastive, rtd, self.settings.lambda_weight)

@@ -5,12 +5,17 @@ Legend: `N` rows, `L` tokens, `H` hidden.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
+from diffcse import packing
 from diffcse.config import Pooler, Projector
 
 
-def encode(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, pooler: Pooler) -> Tensor:
+def encode(
+    backbone: Any, input_ids: Tensor, attention_mask: Tensor, pooler: Pooler, *, padding_free: bool = False
+) -> Tensor:
     """Sentence vectors (N, H), before any projector.
 
     Args:
@@ -19,15 +24,36 @@ def encode(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, poole
         attention_mask: (N, L), 1 at real tokens.
         pooler: cls, avg (last layer), avg_top2 (mean of the last two layers) or avg_first_last (mean of the embedding
             layer's output and the last layer's), averages over real tokens.
+        padding_free: compute nothing for padding, where the backbone's attention allows it; the vectors are the same.
     """
+    if padding_free and packing.supports(backbone):
+        return _encode_packed(backbone, input_ids, attention_mask, pooler)
     layers = pooler in ("avg_top2", "avg_first_last")
     output = backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=layers)
     if pooler == "cls":
         return output.last_hidden_state[:, 0]
     if pooler == "avg":
         return mean(output.last_hidden_state, attention_mask)
+    return mean(_two_layers(output, pooler), attention_mask)
+
+
+def _encode_packed(backbone: Any, input_ids: Tensor, attention_mask: Tensor, pooler: Pooler) -> Tensor:
+    layout = packing.Layout.of(attention_mask)
+    with packing.packed(backbone):
+        first = packing.first_rows(backbone, layout, input_ids) if pooler == "cls" else None
+        if first is not None:
+            return first
+        layers = pooler in ("avg_top2", "avg_first_last")
+        output = backbone(**layout.inputs(backbone, input_ids), output_hidden_states=layers)
+    if pooler == "cls":
+        return output.last_hidden_state[0, layout.starts]
+    hidden = _two_layers(output, pooler) if layers else output.last_hidden_state
+    return mean(layout.unpack(hidden), attention_mask)
+
+
+def _two_layers(output: Any, pooler: Pooler) -> Tensor:
     other = output.hidden_states[-2 if pooler == "avg_top2" else 0]
-    return mean((other + output.last_hidden_state) / 2, attention_mask)
+    return (other + output.last_hidden_state) / 2
 
 
 def mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:

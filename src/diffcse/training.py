@@ -149,8 +149,11 @@ def build_model(networks: Networks, config: Config) -> DiffCSEModel:
     tokenizer, edit = networks.tokenizer, None
     if networks.generator is not None:
         ids = {"cls_id": tokenizer.cls_token_id, "pad_id": tokenizer.pad_token_id}
-        edit = MlmEdit(networks.generator, config.edits, **ids)
-    return DiffCSEModel(networks.transformer.model, edit, config)
+        edit = MlmEdit(networks.generator, config.edits, **ids, padding_free=config.training.padding_free)
+    model = DiffCSEModel(networks.transformer.model, edit, config)
+    if config.training.gradient_checkpointing:
+        model.checkpoint_layers()
+    return model
 
 
 def build_trainer(

@@ -82,7 +82,8 @@ def build_model(about: dict[str, Any]) -> DiffCSEModel:
     if about["rtd"]:
         mlm = generator(generator_config(**_stock(about["generator_config"])))
         # The forced id is hard-coded in the reference; ours is the tokenizer's, which a case may differ from.
-        edit = MlmEdit(mlm, EditConfig(), cls_id=about["forced_cls_token"], pad_id=about["special_ids"]["pad"])
+        ids = {"cls_id": about["forced_cls_token"], "pad_id": about["special_ids"]["pad"]}
+        edit = MlmEdit(mlm, EditConfig(), **ids, padding_free=True)  # as a run has it
     return DiffCSEModel(backbone, edit, settings(about))
 
 

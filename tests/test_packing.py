@@ -1,0 +1,200 @@
+"""Packed == padded: the padding-free forward gives the numbers of the plain one, in every family that has it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffcse import packing, pooling
+from diffcse.config import build
+from diffcse.discriminator import Discriminator
+from diffcse.edits import Generator, MlmEdit
+from diffcse.model import DiffCSEModel
+from tests import tiny
+
+LENGTHS = [3, 14, 7, 14, 1, 9, 9, 14]
+POOLERS = ["cls", "avg", "avg_top2", "avg_first_last"]
+OWN_ATTENTION = {"mpnet", "deberta-v2"}
+PACKED = [family for family in tiny.FAMILIES if family not in OWN_ATTENTION]
+
+
+def batch(lengths: list[int] = LENGTHS, seed: int = 0) -> tuple[Tensor, Tensor]:
+    mask = torch.tensor([[1] * n + [0] * (max(lengths) - n) for n in lengths])
+    ids = torch.randint(5, 40, mask.shape, generator=torch.Generator().manual_seed(seed))
+    return ids * mask, mask
+
+
+def close(got: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(got, expected, atol=5e-6, rtol=5e-6)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [5], [4, 4, 4], [1, 1, 2]])
+def test_a_layout_packs_and_unpacks(lengths):
+    ids, mask = batch(lengths)
+    layout = packing.Layout.of(mask)
+    packed = layout.pack(ids)
+    assert packed.shape == (1, sum(lengths))
+    assert torch.equal(layout.unpack(packed), ids)
+    assert torch.equal(packed[0, layout.starts], ids[:, 0])
+    assert torch.equal(packed[0][layout.place[mask.bool()]], ids[mask.bool()])
+    assert sorted(n for count, n in layout.groups for _ in range(count)) == sorted(lengths)
+
+
+@pytest.mark.parametrize("pooler", POOLERS)
+@pytest.mark.parametrize("family", PACKED)
+def test_sentence_vectors_and_their_gradients(family, pooler):
+    ids, mask = batch()
+    results = []
+    for padding_free in (False, True):
+        backbone = tiny.encoder(family, dropout=0.0).train()
+        vectors = pooling.encode(backbone, ids, mask, pooler, padding_free=padding_free)
+        vectors.sin().sum().backward()
+        results.append((vectors, {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}))
+    (padded, padded_gradients), (packed, packed_gradients) = results
+    close(packed, padded)
+    assert packed_gradients.keys() == padded_gradients.keys()
+    for name, gradient in padded_gradients.items():
+        scale = gradient.abs().max().clamp(min=1)
+        close(packed_gradients[name] / scale, gradient / scale)
+
+
+@pytest.mark.parametrize("family", sorted(OWN_ATTENTION))
+def test_a_family_with_its_own_attention_keeps_its_padding_and_says_so_once(family, caplog, monkeypatch):
+    monkeypatch.setattr(packing, "_told", set())
+    ids, mask = batch()
+    backbone = tiny.encoder(family).eval()
+    with caplog.at_level(logging.INFO, logger="diffcse.packing"):
+        for _ in range(2):
+            vectors = pooling.encode(backbone, ids, mask, "cls", padding_free=True)
+    assert torch.equal(vectors, pooling.encode(backbone, ids, mask, "cls"))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{type(backbone).__name__} has its own attention: its batches keep their padding"
+    ]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "electra"])
+def test_the_last_layer_computes_first_tokens_only(family):
+    ids, mask = batch()
+    backbone = tiny.encoder(family, dropout=0.0)
+    rows: list[int] = []
+    last = backbone.encoder.layer[-1]
+    last.intermediate.register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[1]))
+    pooling.encode(backbone, ids, mask, "cls", padding_free=True)
+    assert rows == [len(LENGTHS)]
+
+
+def test_a_window_reaches_as_far_as_in_the_padded_forward():
+    lengths = [40, 3, 25]  # the tiny ModernBERT's window is 8
+    ids, mask = batch(lengths)
+    backbone = tiny.encoder("modernbert").eval()
+    close(pooling.encode(backbone, ids, mask, "avg", padding_free=True), pooling.encode(backbone, ids, mask, "avg"))
+
+
+def test_a_padding_id_inside_a_roberta_sentence_keeps_its_odd_position():
+    ids, mask = batch()
+    ids[1, 4] = 0
+    backbone = tiny.encoder("roberta").eval()
+    close(pooling.encode(backbone, ids, mask, "cls", padding_free=True), pooling.encode(backbone, ids, mask, "cls"))
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_the_generator_predicts_the_same(family):
+    ids, mask = batch()
+    where = mask.bool() & (torch.arange(mask.shape[1]) % 2 == 0)
+    found = [
+        torch.cat(list(Generator(tiny.mlm(family), dropout=False, padding_free=free).logits(ids, mask, where)))
+        for free in (False, True)
+    ]
+    assert found[0].shape == (int(where.sum()), len(tiny.VOCABULARY))
+    close(found[1], found[0])
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_the_discriminator_says_the_same_at_real_tokens(family):
+    ids, mask = batch()
+    sentence = torch.randn(len(ids), 16, generator=torch.Generator().manual_seed(3))
+    discriminator = Discriminator(tiny.encoder(family), padding_free=False).eval()
+    padded = discriminator(ids, mask, sentence)
+    discriminator.padding_free = True
+    packed = discriminator(ids, mask, sentence)
+    close(packed[mask.bool()], padded[mask.bool()])
+
+
+def step(family: str, fidelity: str, pooler: str = "cls", checkpointed: bool = False, **training: Any) -> DiffCSEModel:
+    """A model after one forward and backward pass without dropout, its output in `last`."""
+    config = build(fidelity=fidelity, pooler=pooler, projector="bn", generator_dropout=False, **training)
+    free = config.training.padding_free
+    edit = MlmEdit(tiny.mlm(family), config.edits, cls_id=2, pad_id=0, padding_free=free)
+    torch.manual_seed(0)
+    model = DiffCSEModel(tiny.encoder(family, dropout=0.0), edit, config).train()
+    if checkpointed:
+        model.checkpoint_layers()
+    ids, mask = (rows.unflatten(0, (4, 2)) for rows in batch())
+    draw = torch.Generator().manual_seed(1)
+    chosen = (torch.rand(ids.shape, generator=draw) < 0.3) & mask.bool()
+    masked = torch.where(chosen, 4, ids)
+    draws = torch.rand(ids.shape, generator=draw, dtype=torch.float64)
+    output = model(ids, mask, masked_ids=masked, chosen=chosen, draws=draws)
+    output.loss.backward()
+    model.last = output
+    return model
+
+
+def assert_same_step(one: DiffCSEModel, other: DiffCSEModel) -> None:
+    for name in ("loss", "contrastive", "rtd", "replaced_share"):
+        close(one.last[name], other.last[name])
+    for (name, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None), name
+        if a.grad is not None:
+            scale = b.grad.abs().max().clamp(min=1)
+            torch.testing.assert_close(a.grad / scale, b.grad / scale, atol=2e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("fidelity", ["reference", "paper"])
+@pytest.mark.parametrize("family", PACKED)
+def test_a_training_step_without_padding(family, fidelity):
+    assert_same_step(step(family, fidelity), step(family, fidelity, padding_free=False))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 100])
+def test_gradient_caching_equals_the_whole_batch(rows):
+    assert_same_step(step("bert", "reference", rows_at_once=rows), step("bert", "reference"))
+
+
+@pytest.mark.parametrize("pooler", ["cls", "avg"])
+def test_layer_checkpointing_equals_the_plain_step(pooler):
+    for fidelity in ("reference", "paper"):
+        assert_same_step(step("bert", fidelity, pooler, checkpointed=True), step("bert", fidelity, pooler))
+
+
+def kept_bytes(**settings: Any) -> int:
+    """Bytes that a forward pass keeps for the backward pass, weights aside."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        step("bert", "reference", **settings)
+    return sum(kept.values())
+
+
+def test_gradient_caching_and_checkpointing_keep_less():
+    plain = kept_bytes()
+    # Whatever is made again in the backward pass is counted too, so this understates the gain.
+    assert kept_bytes(rows_at_once=1) < plain
+    assert kept_bytes(checkpointed=True) < plain
+
+
+def test_the_model_is_left_as_it_was_found():
+    backbone = tiny.encoder("bert")
+    before = backbone.config._attn_implementation
+    with pytest.raises(RuntimeError, match="not here"), packing.packed(backbone):
+        raise RuntimeError("not here")
+    assert backbone.config._attn_implementation == before
