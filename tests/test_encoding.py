@@ -15,7 +15,7 @@ from diffcse.encoding import (
     encode,
     encode_chunks,
     encode_stream,
-    padded_forward,
+    torch_forward,
 )
 from diffcse.errors import UserError
 from tests import tiny
@@ -155,7 +155,7 @@ def test_forward_can_be_replaced_and_sees_bounded_batches(bert):
         starts = np.cumsum([0, *batch.lengths[:-1]])
         rows = [batch.input_ids[start : start + n] for start, n in zip(starts, batch.lengths, strict=True)]
         alone = [type(batch)(input_ids=row, lengths=np.array([len(row)])) for row in rows]
-        return torch.cat([padded_forward(encoder, each) for each in alone])
+        return torch.cat([torch_forward(encoder, each) for each in alone])
 
     got = encode(bert, texts, EncodeSettings(batch_tokens=60), forward=one_by_one)
     np.testing.assert_allclose(got.vectors, encode(bert, texts).vectors, atol=1e-5)

@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from diffcse import packing, pooling
+from diffcse.config import Pooler
 from diffcse.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -95,16 +97,36 @@ Forward = Callable[[SentenceTransformer, TokenBatch], Tensor]
 """A batch through the model: (B, H), any float type, on the model's device."""
 
 
-def padded_forward(model: SentenceTransformer, batch: TokenBatch) -> Tensor:
-    """The batch in one padded rectangle (B, L) through all modules, as sentence-transformers does it."""
+def torch_forward(model: SentenceTransformer, batch: TokenBatch) -> Tensor:
+    """The batch without padding where the model allows it, else in one padded rectangle (B, L).
+
+    Without padding, a [CLS] model's last layer computes no more than the [CLS] rows need.
+    """
     here = torch.arange(int(batch.lengths[0])) < torch.from_numpy(batch.lengths)[:, None]
     input_ids = torch.full(here.shape, model.tokenizer.pad_token_id or 0)
     input_ids[here] = torch.from_numpy(batch.input_ids).long()
     features = {"input_ids": input_ids, "attention_mask": here.long()}
-    if "token_type_ids" in model.tokenizer.model_input_names:
-        features["token_type_ids"] = torch.zeros_like(input_ids)
     features = {name: value.to(model.device, non_blocking=True) for name, value in features.items()}
+    pooler = _plain_pooler(model)
+    if pooler is not None:
+        backbone: Any = model[0].model
+        vectors = {"sentence_embedding": pooling.encode(backbone, **features, pooler=pooler, padding_free=True)}
+        for module in list(model)[2:]:
+            vectors = module(vectors)
+        return vectors["sentence_embedding"]
+    if "token_type_ids" in model.tokenizer.model_input_names:
+        features["token_type_ids"] = torch.zeros_like(features["input_ids"])
     return model({**features, "modality": "text"})["sentence_embedding"]
+
+
+def _plain_pooler(model: SentenceTransformer) -> Pooler | None:
+    """The pooling of a model that can go without padding and has nothing but scaling behind it; None for others."""
+    modules: list[Any] = list(model)
+    pooled = len(modules) > 1 and isinstance(modules[1], Pooling)
+    if not pooled or not all(isinstance(module, Normalize) for module in modules[2:]):
+        return None
+    pooler: Pooler | None = {"cls": "cls", "mean": "avg"}.get(str(modules[1].pooling_mode))  # type: ignore[assignment]
+    return pooler if pooler and packing.supports(modules[0].model) else None
 
 
 def encode(
@@ -112,7 +134,7 @@ def encode(
     sentences: Sequence[str],
     settings: EncodeSettings = EncodeSettings(),
     *,
-    forward: Forward = padded_forward,
+    forward: Forward = torch_forward,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Encoded:
     """Encode sentences on the model's device; float32 equals sentence-transformers' own result to rounding.
@@ -142,7 +164,7 @@ def encode_stream(
     sentences: Iterable[str],
     settings: EncodeSettings = EncodeSettings(),
     *,
-    forward: Forward = padded_forward,
+    forward: Forward = torch_forward,
 ) -> Iterator[Vectors]:
     """Arrays (n, H) that follow the sentences of a stream of any length; memory holds two chunks, not the stream."""
     return (chunk.vectors for chunk in encode_chunks(model, sentences, settings, forward=forward))
@@ -153,7 +175,7 @@ def encode_chunks(
     sentences: Iterable[str],
     settings: EncodeSettings = EncodeSettings(),
     *,
-    forward: Forward = padded_forward,
+    forward: Forward = torch_forward,
 ) -> Iterator[Encoded]:
     """The chunks of `encode_stream`, each with its count of truncated sentences."""
     tokenise = Tokeniser(model, settings.max_tokens)
