@@ -124,7 +124,12 @@ def read_texts(
 
 
 def tokenise(
-    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int, cache_dir: Path | None = None
+    dataset: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_tokens: int,
+    cache_dir: Path | None = None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> datasets.Dataset:
     """Token ids as a memory-mapped dataset with the columns `ids0` (, `ids1`, `ids2`), a list of int32 a row.
 
@@ -133,6 +138,7 @@ def tokenise(
         tokenizer: adds its special tokens.
         max_tokens: longest list (tokens, special ones included); longer ones are cut.
         cache_dir: folder of the cache; `diffcse` in the cache of `datasets` unless given.
+        on_progress: called with the number of rows done; not at all where the cache has them.
 
     Raises:
         UserError: where `max_tokens` leaves no room for a word, or the cache folder cannot be written to.
@@ -142,7 +148,16 @@ def tokenise(
         raise UserError("max_tokens", f"at least {fewest}", max_tokens, "leave room for a word beside special tokens")
     texts = [name for name in ("text0", "text1", "text2") if name in dataset.column_names]
 
-    def ids(column: Sequence[str]) -> pa.Array:
+    done = 0
+
+    def ids(columns: tuple[Sequence[str], ...]) -> list[pa.Array]:
+        nonlocal done
+        arrays = [ids_of(column) for column in columns]
+        done += len(columns[0])
+        on_progress(done)
+        return arrays
+
+    def ids_of(column: Sequence[str]) -> pa.Array:
         only_ids = {"return_attention_mask": False, "return_token_type_ids": False}
         encoded = tokenizer(list(column), truncation=True, max_length=max_tokens, **only_ids)
         return pa.array(encoded["input_ids"], pa.list_(pa.int32()))
@@ -150,7 +165,7 @@ def tokenise(
     def write(folder: Path) -> dict[str, Any]:
         schema = pa.schema([(f"ids{i}", pa.list_(pa.int32())) for i in range(len(texts))])
         batches = _batches(_text_rows(dataset, texts))
-        _write_arrow(folder, schema, ([ids(column) for column in zip(*batch, strict=True)] for batch in batches))
+        _write_arrow(folder, schema, (ids(tuple(zip(*batch, strict=True))) for batch in batches))
         return {"rows": len(dataset)}
 
     key = ["ids", dataset._fingerprint, tokenizer_identity(tokenizer), max_tokens]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +24,45 @@ _SHOWN = {
     "learning_rate": "lr {:.2e}",
     "sentences_per_second": "{:.1f} sentences/s",
 }
+
+
+_WORTH_A_LINE = 100_000
+"""Rows from which work is announced where no bar can be shown."""
+
+
+@contextmanager
+def counting(console: Console | None, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left for `total` rows of work; what is yielded is told how many are done.
+
+    The bar comes with the first call, so that work which turns out to be done already shows nothing. In a file or a
+    pipe, long work gets one line.
+    """
+    if console is None:
+        yield lambda done: None
+        return
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+    def update(done: int) -> None:
+        if not progress.task_ids:
+            progress.add_task(what, total=total)
+            progress.start()
+            if not console.is_terminal and total >= _WORTH_A_LINE:
+                console.print(f"{what}: {total:,} rows")
+        progress.update(progress.task_ids[0], completed=done)
+
+    try:
+        yield update
+    finally:
+        progress.stop()
 
 
 class Speed(TrainerCallback):

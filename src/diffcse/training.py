@@ -27,7 +27,7 @@ from diffcse.edits import MlmEdit
 from diffcse.errors import UserError
 from diffcse.loading import Networks, load_networks
 from diffcse.model import DiffCSEModel, trained_parts
-from diffcse.progress import LiveDisplay, Speed
+from diffcse.progress import LiveDisplay, Speed, counting
 from diffcse.runfolder import RunFolder
 from diffcse.saving import save_folder, sentence_transformer
 from diffcse.selection import Best, Criterion, KeepBest
@@ -89,7 +89,9 @@ def train(
     run = RunFolder.claim(output, config.as_dict(), [str(source) for source in sources], columns)
     networks = load_networks(config)
     rows, read = read_texts(sources, columns=columns, cache_dir=cache_dir)
-    tokens = tokenise(rows, networks.tokenizer, max_tokens=config.training.max_tokens, cache_dir=cache_dir)
+    limit = config.training.max_tokens
+    with counting(console, "tokenise", len(rows)) as show:
+        tokens = tokenise(rows, networks.tokenizer, max_tokens=limit, cache_dir=cache_dir, on_progress=show)
     dataset = Examples(tokens)
     check_size(dataset, config)
     run.check_text(rows)

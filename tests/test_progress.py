@@ -1,0 +1,41 @@
+"""What is shown while rows are counted: a bar on a terminal, a line for long work elsewhere, nothing for done work."""
+
+from __future__ import annotations
+
+import io
+
+import datasets
+from rich.console import Console
+
+from diffcse.data import tokenise
+from diffcse.progress import counting
+from tests import tiny
+
+
+def shown(total: int, *, terminal: bool, calls: int = 2) -> str:
+    out = io.StringIO()
+    with counting(Console(file=out, force_terminal=terminal, width=80), "tokenise", total) as update:
+        for call in range(calls):
+            update((call + 1) * total // calls)
+    return out.getvalue()
+
+
+def test_long_work_is_announced_where_no_bar_can_be_shown():
+    assert shown(1_000_000, terminal=False) == "tokenise: 1,000,000 rows\n"
+    assert shown(1_000, terminal=False) == ""
+
+
+def test_a_terminal_shows_the_bar_and_work_that_is_done_shows_nothing():
+    assert "tokenise" in shown(1_000, terminal=True)
+    assert shown(1_000, terminal=True, calls=0) == ""
+
+
+def test_tokenising_tells_how_far_it_is_and_the_cache_tells_nothing(tmp_path):
+    rows = datasets.Dataset.from_dict({"text0": tiny.SENTENCES * 5})
+    told: list[int] = []
+    settings = {"max_tokens": 16, "cache_dir": tmp_path, "on_progress": told.append}
+    assert len(tokenise(rows, tiny.tokenizer(), **settings)) == 40
+    assert told[-1] == 40 and told == sorted(told)
+    told.clear()
+    assert len(tokenise(rows, tiny.tokenizer(), **settings)) == 40
+    assert told == []
