@@ -10,7 +10,6 @@ backend or export is not installed are left out with a note.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -33,12 +33,20 @@ from diffcse.bulk import open_texts
 from diffcse.checkpoints import load_encoder
 from diffcse.encoding import EncodeSettings, Precision, encode
 from diffcse.errors import UserError
-from diffcse.resources import BASE, DEFAULT_ENCODER, bundled
+from diffcse.export import export_model, exported_encoder
+from diffcse.export_graphs import Backend, ExportPrecision, check_installed
+from diffcse.resources import bundled
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 
 _WIKI = Path(__file__).parents[2] / "shared" / "text" / "wiki.txt"
-_EXPORTS = [(backend, precision) for backend in ("onnxruntime", "openvino") for precision in ("float32", "int8")]
+_EXPORTS: list[tuple[Backend, ExportPrecision]] = [
+    ("onnx", "fp32"),
+    ("onnx", "int8"),
+    ("openvino", "fp32"),
+    ("openvino", "int8"),
+]
+_PRECISIONS = {"fp32": "float32", "int8": "int8"}
 _WARM_UP = 64
 
 
@@ -60,7 +68,11 @@ def main() -> None:
     try:
         folder = _model(options.model)
         sentences = _sentences(options.text, options.sentences)
-        rows = measure(_backends(folder, options.precisions, notes), sentences, options.repeats)
+        with TemporaryDirectory() as exports:
+            backends = _backends(folder, options.precisions, notes)
+            if not options.no_exports:
+                backends |= _exports(folder, Path(exports), notes)
+            rows = measure(backends, sentences, options.repeats)
     except UserError as error:
         sys.exit(f"benchmarks/encode.py: {error}")
     tokenizer = load_encoder(folder).tokenizer
@@ -108,15 +120,21 @@ def _backends(folder: str, precisions: list[Precision], notes: Console) -> dict[
     found: dict[tuple[str, str], Encode] = {("torch", "float32"): partial(_sentence_transformers, model)}
     for precision in precisions:
         found["diffcse", precision] = partial(_ours, model, EncodeSettings(precision=precision))
-    for backend, kind in _EXPORTS:
+    return found
+
+
+def _exports(folder: str, place: Path, notes: Console) -> dict[tuple[str, str], Encode]:
+    """The model exported for each backend that is installed, run in batches of sentences of about one length."""
+    found: dict[tuple[str, str], Encode] = {}
+    for backend, precision in _EXPORTS:
+        target = place / backend
         try:
-            importlib.import_module(backend)
-            exported = importlib.import_module("diffcse.export")
-        except ModuleNotFoundError as error:
-            notes.print(f"left out: {backend} {kind} ({error})", soft_wrap=True)
-        else:
-            # What `diffcse.export` must give: a function from sentences to vectors (N, H), padded and pooled as usual.
-            found[backend, kind] = exported.exported_encoder(folder, backend=backend, precision=kind)
+            if not target.exists():
+                check_installed(backend, int8=True)
+                export_model(load_encoder(folder), target, backend, int8=True)
+            found[backend, _PRECISIONS[precision]] = exported_encoder(target, backend=backend, precision=precision)
+        except UserError as error:
+            notes.print(f"left out: {backend} {precision} ({error})", soft_wrap=True)
     return found
 
 
@@ -129,12 +147,7 @@ def _ours(model: SentenceTransformer, settings: EncodeSettings, sentences: list[
 
 
 def _model(name: str | None) -> str:
-    if name is not None:
-        return name
-    try:
-        return str(bundled(DEFAULT_ENCODER))
-    except UserError:
-        return str(bundled(BASE))  # as wide and deep as the default encoder, so as fast
+    return str(bundled()) if name is None else name
 
 
 def _sentences(text: str | None, count: int) -> list[str]:
@@ -167,6 +180,7 @@ def _options() -> argparse.Namespace:
         choices=["float32", "bfloat16", "float16"],
         help="arithmetic of diffcse's rows (default float32)",
     )
+    parser.add_argument("--no-exports", action="store_true", help="leave ONNX Runtime and OpenVINO out")
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
     return parser.parse_args()
 

@@ -25,7 +25,7 @@ from sentence_transformers import SentenceTransformer
 
 from diffcse.checkpoints import fingerprint
 from diffcse.data import choose_columns
-from diffcse.encoding import Encoded, EncodeSettings, encode_chunks
+from diffcse.encoding import Encoded, EncodeSettings, Forward, encode_chunks
 from diffcse.errors import UserError
 from diffcse.files import write_whole
 from diffcse.reading import Row, Source, TextFile, find_sources
@@ -41,6 +41,9 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 Progress = Callable[[int, int | None], None]
 """Called with the rows done and all rows; None where their number is not known beforehand."""
 
+MakeForward = Callable[[SentenceTransformer], Forward]
+"""Gives what takes a batch through the model, once the model is loaded."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BulkSettings:
@@ -50,6 +53,8 @@ class BulkSettings:
     """Type of the numbers; int8 keeps each row's direction and not its length."""
     encoding: EncodeSettings = field(default_factory=lambda: EncodeSettings(normalize=True))
     """Limits, precision and normalization."""
+    backend: str = "torch"
+    """What takes a batch through the model: torch, or an exported graph as `onnx fp32`."""
 
     def __post_init__(self) -> None:
         if self.dtype == "int8" and not self.encoding.normalize:
@@ -167,6 +172,7 @@ def encode_file(
     *,
     column: str | None = None,
     overwrite: bool = False,
+    forward: MakeForward | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Counts:
     """Write the vector of every line of `given` to `output`; the same call goes on where a killed one was.
@@ -178,6 +184,7 @@ def encode_file(
         settings: type of the numbers, limits, precision.
         column: as for `open_texts`.
         overwrite: replace an existing output, at the end.
+        forward: gives what takes a batch through the model, where that is not PyTorch.
         on_progress: told the rows done.
 
     Raises:
@@ -192,9 +199,10 @@ def encode_file(
     texts = open_texts(given, column=column)
     total = texts.count()
     model = load()
+    through = None if forward is None else forward(model)
     sink = kind(work, int(model.get_embedding_dimension() or 0), settings.dtype)
     with exclusive(work), tidy_if_nothing_done(work):
-        counts = run(texts, work, model, settings, sink=sink, total=total, on_progress=on_progress)
+        counts = run(texts, work, model, settings, sink=sink, total=total, forward=through, on_progress=on_progress)
         with saying_what_to_do(work, counts.rows):
             sink.finish()
             _save(work, dataclasses.replace(counts, finished=True))
@@ -239,6 +247,7 @@ def run(
     sink: Sink,
     total: int | None,
     on_progress: Progress,
+    forward: Forward | None = None,
 ) -> Counts:
     """Append the vectors of all texts to the sink, from the first row that is not safely in it yet.
 
@@ -250,13 +259,15 @@ def run(
         sink: in `work`.
         total: number of texts, for the progress and the check of the disk.
         on_progress: told the rows done.
+        forward: what takes a batch through the model; None for PyTorch.
     """
-    counts = _begin(work, {"version": _VERSION, "model": fingerprint(model), "file": type(sink).__name__}, settings)
+    counts = begin(work, {"model": fingerprint(model), "file": type(sink).__name__}, settings)
     with saying_what_to_do(work, counts.rows):
         sink.rollback(counts.rows)
     _check_disk(work, model, settings, counts.rows, total)
     reader = _Reader(texts, counts)
-    for encoded in encode_chunks(model, reader, settings.encoding):
+    how = {} if forward is None else {"forward": forward}
+    for encoded in encode_chunks(model, reader, settings.encoding, **how):
         taken, after = reader.take(counts, encoded)
         with saying_what_to_do(work, counts.rows):
             sink.append(taken, encoded.vectors)
@@ -353,9 +364,19 @@ def saying_what_to_do(work: Path, rows: int) -> Iterator[None]:
         raise UserError(f"{work}", "on a disk that can be written to", error.strerror or error, do) from error
 
 
-def _begin(work: Path, description: dict[str, Any], settings: BulkSettings) -> Counts:
-    """Start, or go on where the run was the same."""
-    wanted = {**description, "dtype": settings.dtype, **dataclasses.asdict(settings.encoding)}
+def begin(work: Path, description: dict[str, Any], settings: BulkSettings) -> Counts:
+    """Start, or go on where the run was the same.
+
+    Args:
+        work: folder of the run; the caller holds its lock.
+        description: what else must be the same, beside the settings.
+        settings: as for `encode_file`.
+
+    Raises:
+        UserError: the run in the folder was another one.
+    """
+    how = {"version": _VERSION, "dtype": settings.dtype, "backend": settings.backend}
+    wanted = {**how, **description, **dataclasses.asdict(settings.encoding)}
     path = work / "job.json"
     if not path.exists():
         with saying_what_to_do(work, 0):

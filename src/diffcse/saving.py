@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 
 from diffcse.config import Pooler
 from diffcse.files import move_into
+from diffcse.layout import to_classic
 
 _ST_MODES = {"cls": "cls", "avg": "mean", "avg_top2": "mean", "avg_first_last": "mean"}
 
@@ -54,6 +55,7 @@ def save_folder(model: SentenceTransformer, folder: Path, extra: dict[str, bytes
     shutil.rmtree(beside, ignore_errors=True)
     try:
         model.save(str(beside), create_model_card=False)
+        to_classic(beside, model.max_seq_length)
         for name, content in extra.items():
             (beside / name).write_bytes(content)
         move_into(beside, folder)

@@ -110,11 +110,15 @@ class ParquetSink:
     def append(self, texts: list[str], vectors: Vectors) -> None:
         """Write a part, named by its first row."""
         path = self.work / f"part-{self.rows:015d}.parquet"
-        numbers = pa.array(as_dtype(vectors, self.dtype).reshape(-1), self.schema.field("vector").type.value_type)
-        column = pa.FixedSizeListArray.from_arrays(numbers, self.width)
-        pq.write_table(pa.table([pa.array(texts, pa.string()), column], schema=self.schema), path, use_dictionary=False)
+        pq.write_table(self.table(texts, vectors), path, use_dictionary=False)
         self._unsynced.append(path)
         self.rows += len(texts)
+
+    def table(self, texts: list[str], vectors: Vectors) -> pa.Table:
+        """The n rows as a table."""
+        numbers = pa.array(as_dtype(vectors, self.dtype).reshape(-1), self.schema.field("vector").type.value_type)
+        column = pa.FixedSizeListArray.from_arrays(numbers, self.width)
+        return pa.table([pa.array(texts, pa.string()), column], schema=self.schema)
 
     def sync(self) -> None:
         """Flush the new parts to the disk."""
