@@ -24,7 +24,7 @@ Projector = Literal["bn", "tanh", "none"]
 Fidelity = Literal["reference", "paper"]
 
 BUNDLED = "bundled"
-"""Name of the small model that comes with the package."""
+"""Name of the small models that come with the package, as encoder and as generator."""
 
 
 class _Checked:
@@ -232,6 +232,54 @@ class PretrainConfig(_Checked):
     def steps(self) -> int:
         """Optimiser steps that `total_tokens` make."""
         return math.ceil(self.total_tokens / self.batch_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CooccurConfig(_Checked):
+    """An encoder to start from, made of word co-occurrence."""
+
+    tokenizer: str = BUNDLED
+    """Tokenizer whose words are counted: a Hub name, a folder or `bundled`; the one of your
+    generator."""
+    narrow_window: int = 2
+    """Largest distance between two words of a pair (tokens) in the narrow window: what can stand in a word's place."""
+    broad_window: int = 10
+    """Largest distance in the broad window (tokens): what the text is about."""
+    context_smoothing: float = 0.75
+    """Power of a context word's frequency, 0 to 1; below 1 rare contexts count for less (Levy et al., 2015)."""
+    singular_power: float = -1.0
+    """Power of the singular values in the word vectors; 1 is the plain factorisation, -1 makes all
+    dimensions count alike."""
+    frequency_scale: float = 1e-3
+    """The a of a word's weight a / (a + p), p being its share of the text (Arora et al., 2017)."""
+    hidden_size: int = 576
+    """Width of a token vector; two of it hold a constant."""
+    layers: int = 1
+    """Transformer layers, which add nothing before training."""
+    heads: int = 8
+    """Attention heads a layer."""
+    intermediate_size: int = 256
+    """Width of the feed-forward layer."""
+    max_length: int = 128
+    """Longest input (tokens)."""
+    held_out: int = 2000
+    """Sentences, the first ones, that are kept for evaluation and not counted."""
+    seed: int = 0
+    """Seed of the factorisation and of the layers' weights."""
+
+    def _check(self) -> None:
+        for name in ("narrow_window", "layers", "heads", "intermediate_size", "max_length"):
+            self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
+        self._need("hidden_size", self.hidden_size >= 4, "at least 4", "use 256 to 768")
+        self._need(
+            "hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it"
+        )
+        least = self.narrow_window
+        self._need("broad_window", self.broad_window >= least, f"at least narrow_window ({least})", "use 5 to 20")
+        self._need("context_smoothing", 0 < self.context_smoothing <= 1, "above 0 and at most 1", "use 0.75")
+        self._need("frequency_scale", self.frequency_scale > 0, "greater than 0", "use 1e-4 to 1e-2")
+        self._need("held_out", self.held_out >= 0, "at least 0", "use 2000")
+        self._need("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1", "use a small whole number")
 
 
 @dataclass(frozen=True, kw_only=True)

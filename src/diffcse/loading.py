@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 from diffcse.checkpoints import hub_errors, load_encoder
 from diffcse.config import BUNDLED, Config, ModelConfig
 from diffcse.errors import UserError
-from diffcse.resources import BASE, bundled
+from diffcse.resources import DEFAULT_ENCODER, GENERATOR, bundled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def load_networks(config: Config) -> Networks:
     """
     settings = config.model
     with_edits = config.objective.objective == "diffcse"
-    encoder_name, generator_name = resolve(settings.encoder), resolve(settings.generator)
+    encoder_name, generator_name = resolve(settings.encoder), resolve(settings.generator, GENERATOR)
     tokenizer = load_tokenizer(encoder_name, settings)
     if with_edits:
         check_tokenizer(tokenizer, settings.encoder)
@@ -68,9 +68,14 @@ def load_networks(config: Config) -> Networks:
     )
 
 
-def resolve(name: str) -> str:
-    """The folder of the bundled small model for the name `bundled`; any other name as it is."""
-    return str(bundled(BASE)) if name == BUNDLED else name
+def resolve(name: str, resource: str = DEFAULT_ENCODER) -> str:
+    """The folder of a model that comes with the package for the name `bundled`; any other name as it is.
+
+    Args:
+        name: a Hub name, a folder or `bundled`.
+        resource: what `bundled` means here: the encoder (`DEFAULT_ENCODER`) or the generator (`GENERATOR`).
+    """
+    return str(bundled(resource)) if name == BUNDLED else name
 
 
 def load_tokenizer(name: str, settings: ModelConfig) -> Any:

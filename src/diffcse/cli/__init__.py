@@ -19,7 +19,7 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from diffcse.cli import data, dedup, demo, encode, evaluate, index, pretrain, search, similarity, train
+    from diffcse.cli import cooccur, data, dedup, demo, encode, evaluate, index, pretrain, search, similarity, train
 
     app.command()(train.train)
     app.command()(evaluate.evaluate)
@@ -31,6 +31,7 @@ def _register() -> None:
     app.command()(dedup.dedup)
     app.command()(demo.demo)
     app.command()(pretrain.pretrain)
+    app.command()(cooccur.cooccur)
 
 
 _register()

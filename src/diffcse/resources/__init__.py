@@ -7,17 +7,18 @@ from pathlib import Path
 from diffcse.errors import UserError
 
 DEFAULT_ENCODER = "default_encoder"
-"""Sentence encoder that is used where no name is given: a SentenceTransformer folder."""
+"""Sentence encoder that is used where no name is given, and that training starts from by the name `bundled`: a
+SentenceTransformer folder."""
 
-BASE = "base"
-"""The small masked language model that the name `bundled` stands for, start of an encoder and generator in one."""
+GENERATOR = "generator"
+"""Small masked language model with the same vocabulary, which makes the edits by the name `bundled`."""
 
 
 def bundled(resource: str = DEFAULT_ENCODER) -> Path:
     """Folder of a bundled model.
 
     Args:
-        resource: `DEFAULT_ENCODER` or `BASE`.
+        resource: `DEFAULT_ENCODER` or `GENERATOR`.
 
     Raises:
         UserError: this copy of the package was built without that model.
