@@ -19,10 +19,24 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from diffcse.cli import cooccur, data, dedup, demo, encode, evaluate, index, pretrain, search, similarity, train
+    from diffcse.cli import (
+        cooccur,
+        data,
+        dedup,
+        demo,
+        encode,
+        evaluate,
+        index,
+        pretrain,
+        report,
+        search,
+        similarity,
+        train,
+    )
 
     app.command()(train.train)
     app.command()(evaluate.evaluate)
+    app.command()(report.report)
     app.add_typer(data.app)
     app.command()(encode.encode)
     app.command()(similarity.similarity)

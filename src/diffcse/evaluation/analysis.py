@@ -23,9 +23,11 @@ POSITIVE_ABOVE = 4.0
 SAME_MEANING = 5.0
 """Pairs rated so find each other in the retrieval (Chuang et al., 2022, section 6.4)."""
 
-_BINS = 40
+_BINS = 100
 _CUTS = (1, 5, 10)
 _EQUAL = 1e-6
+_QUERIES = 6
+_NEAREST = 4
 
 Float = NDArray[np.float64]
 
@@ -54,6 +56,7 @@ def analyse(embedded: Embedded, pairs: ScoredPairs, *, split: str = "test") -> d
         "positive_pairs": int(positive.sum()),
         "histogram": histogram(cosines(embedded, pairs), pairs.scores),
         "retrieval": retrieval(first, second, same),
+        "neighbours": neighbours(embedded, pairs, same),
     }
 
 
@@ -91,6 +94,31 @@ def retrieval(first: Float, second: Float, same: NDArray[np.bool_], cuts: Sequen
     nearer = (similarity > target[:, None] + _EQUAL).sum(axis=1)
     recall = {f"recall@{cut}": float((nearer < cut).mean()) for cut in cuts}
     return {**recall, "queries": len(queries), "sentences": len(corpus)}
+
+
+def neighbours(embedded: Embedded, pairs: ScoredPairs, same: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """What some sentences are nearest to, for people to read: the first ones of pairs of the same meaning.
+
+    Each has `query`, `partner` (the sentence of the same meaning), its `rank` among all other sentences, and `nearest`,
+    a list of `sentence` and `cosine`. The queries are spread evenly over the pairs whose sentences differ.
+
+    Args:
+        embedded: vectors of all sentences.
+        pairs: the pairs.
+        same: which pairs have the same meaning, (P,).
+    """
+    texts = list(dict.fromkeys(pairs.sentences()))
+    vectors = unit(embedded(texts))
+    rows = [row for row in np.flatnonzero(same) if pairs.first[row] != pairs.second[row]]
+    found = []
+    for row in rows[:: max(1, len(rows) // _QUERIES)][:_QUERIES]:
+        query, partner = pairs.first[row], pairs.second[row]
+        similarity = vectors @ vectors[texts.index(query)]
+        order = [i for i in np.argsort(-similarity, kind="stable") if texts[i] != query]
+        nearest = [{"sentence": texts[i], "cosine": float(similarity[i])} for i in order[:_NEAREST]]
+        rank = order.index(texts.index(partner)) + 1
+        found.append({"query": query, "partner": partner, "rank": rank, "nearest": nearest})
+    return found
 
 
 def unit(vectors: NDArray[Any]) -> Float:

@@ -36,6 +36,15 @@ def short_name(model: str) -> str:
     return "/".join(PurePath(model).parts[-2:])
 
 
+def short_task(name: str) -> str:
+    """A task's name as the paper's tables have it.
+
+    >>> short_task("STSBenchmark"), short_task("MR")
+    ('STS-B', 'MR')
+    """
+    return _SHORT.get(name, name)
+
+
 def result_tables(results: list[dict[str, Any]], *, published: bool = False) -> list[Table]:
     """One table for each group that has a score, a row a model.
 
@@ -55,7 +64,7 @@ def _table(group: Group, results: list[dict[str, Any]], published: bool) -> Tabl
     table = Table(title=title, caption=caption, **_STYLE)
     table.add_column("model", overflow="ellipsis", no_wrap=True)
     for name in names:
-        table.add_column(_SHORT.get(name, name), justify="right", no_wrap=True)
+        table.add_column(short_task(name), justify="right", no_wrap=True)
     table.add_column("avg", justify="right", no_wrap=True)
     for one in results:
         scores = [percent(one["tasks"].get(name, {}).get(HEADLINE[group])) for name in names]
@@ -94,7 +103,7 @@ def detail_table(results: dict[str, Any]) -> Table:
         for part, one in parts.items():
             if "spearman" in one:
                 row = (percent(one["spearman"]), percent(one["pearson"]), str(one["pairs"]))
-                table.add_row(_SHORT.get(name, name), part, *row)
+                table.add_row(short_task(name), part, *row)
     return table
 
 
@@ -132,7 +141,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
             cells = [percent(one["spearman"]), _interval(one["interval"])]
             if "p" in one:
                 cells += [f"{100 * one['difference']:+.2f}", _interval(one["difference_interval"]), f"{one['p']:.3f}"]
-            table.add_row(_SHORT.get(task, task), short_name(model), *cells)
+            table.add_row(short_task(task), short_name(model), *cells)
         table.add_section()
     return table
 
