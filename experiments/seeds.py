@@ -1,9 +1,11 @@
-"""SimCSE and DiffCSE from the bundled model, same steps, several seeds: the first experiment of LOG.md.
+"""SimCSE and DiffCSE from the same start, same steps, several seeds: the experiments of docs/experiments.md.
 
-python experiments/seeds.py --text ../shared/text/wiki.txt --senteval ../shared/senteval -o runs/seeds
+python experiments/seeds.py --text ../shared/text/wiki.txt --senteval ../shared/senteval --encoder runs/start \
+    --seeds 5 --name cooccur -o runs/seeds
 
-Each run is resumed where it was interrupted; finished ones are not repeated. Writes results.json: one object a run with
-its settings and every STS score that the data at hand allow, fractions from 0 to 1.
+Each run is resumed where it was interrupted; finished ones are not repeated. Writes results-NAME.json: an object a run
+with its settings and every STS score that the data at hand allow, fractions from 0 to 1; experiments/tables.py makes
+the tables from such files.
 """
 
 from __future__ import annotations
@@ -34,20 +36,22 @@ def main() -> None:
     args = _arguments()
     console = Console(stderr=True)
     args.output.mkdir(parents=True, exist_ok=True)
-    results = [
-        {"run": f"start, {pooler}", **scores(resolve(BUNDLED), args.senteval, pooler)} for pooler in ("avg", "cls")
-    ]
+    start = resolve(args.encoder)
+    results = [{"run": f"start, {pooler}", **scores(start, args.senteval, pooler)} for pooler in args.start_poolers]
     for seed in range(args.seeds):
         for objective in args.objectives:
             folder = args.output / f"{objective}-{args.name}-{seed}"
-            settings = {"objective": objective, "seed": seed, "max_steps": args.steps, **json.loads(args.settings)}
-            config = build(preset="small", epochs=100.0, **settings)
+            settings = {"objective": objective, "seed": seed, "encoder": args.encoder, **json.loads(args.settings)}
+            if args.steps:
+                settings["max_steps"] = args.steps
+            config = build(preset="small", **{"epochs": 100.0, **settings})
             if not is_finished(folder):
                 criterion = stsb_dev(args.senteval)
                 train(
                     [args.text], folder, config, criterion=criterion, cache_dir=args.output / "cache", console=console
                 )
-            results.append({"run": f"{objective}, {args.name}", "seed": seed, **scores(folder, args.senteval, None)})
+            row = {"run": f"{objective}, {args.name}", "seed": seed, "settings": config.as_dict()}
+            results.append({**row, **scores(folder, args.senteval, None)})
             write_whole(args.output / f"results-{args.name}.json", (json.dumps(results, indent=1) + "\n").encode())
     Console(width=130).print(table(results))
 
@@ -66,7 +70,7 @@ def scores(model: str | Path, senteval: Path, pooler: str | None) -> dict[str, f
 
 def table(results: list[dict[str, Any]]) -> Table:
     """Mean and sample standard deviation over seeds, x100."""
-    names = [name for name in results[0] if name not in ("run", "seed")]
+    names = [name for name in results[0] if name not in ("run", "seed", "settings")]
     shown = Table(title="Spearman x100: mean (standard deviation over seeds)")
     for column in ("run", "seeds", *names):
         shown.add_column(column)
@@ -86,7 +90,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--senteval", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/seeds"))
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--encoder", default=BUNDLED, help="start: a folder, a Hub name or bundled")
+    parser.add_argument("--start-poolers", nargs="+", default=["avg"], help="poolers to measure the start with")
+    parser.add_argument("--steps", type=int, default=0, help="0: what preset small says")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--objectives", nargs="+", default=["simcse", "diffcse"])
     parser.add_argument("--name", default="small", help="name of this setting in files and tables")

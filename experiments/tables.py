@@ -1,0 +1,104 @@
+"""The tables of docs/experiments.md from the files in experiments/results.
+
+python experiments/tables.py            # writes them into the document
+python experiments/tables.py --check    # exit code 1 if the document holds anything else
+
+A table stands between `<!-- table: FILE -->` and `<!-- end -->`; FILE is a results file without its ending.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffcse.files import write_whole
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parent / "docs" / "experiments.md"
+TASKS = {
+    "STS12": "STS12",
+    "STS13": "STS13",
+    "STS14": "STS14",
+    "STS15": "STS15",
+    "STS16": "STS16",
+    "STSBenchmark": "STS-B",
+    "SICKRelatedness": "SICK-R",
+}
+DEV = {"STSBenchmark dev": "STS-B dev", "SICKRelatedness dev": "SICK trial"}
+RESAMPLES = 10_000
+
+
+def main() -> int:
+    """Write the tables, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    before = DOCUMENT.read_text(encoding="utf-8")
+    after = filled(before)
+    if parser.parse_args().check:
+        return int(before != after)
+    write_whole(DOCUMENT, after.encode())
+    return 0
+
+
+def filled(document: str) -> str:
+    """The document with every table made anew."""
+
+    def one(match: re.Match[str]) -> str:
+        results = json.loads((HERE / "results" / f"{match[1]}.json").read_text(encoding="utf-8"))
+        return f"<!-- table: {match[1]} -->\n{table(results)}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Mean (standard deviation over seeds) of Spearman x100 for each run, and the difference between the objectives.
+
+    Args:
+        results: one object a run, as experiments/seeds.py writes them.
+    """
+    tests = {key: shown for key, shown in TASKS.items() if all(key in row for row in results)}
+    dev = {key: shown for key, shown in DEV.items() if all(key in row for row in results)}
+    rows = [{**row, "average": statistics.mean(row[key] for key in tests)} for row in results]
+    columns = {**tests, "average": "average", **dev}
+    lines = [f"| | seeds | {' | '.join(columns.values())} |", "|---|---|" + "---|" * len(columns)]
+    for run in dict.fromkeys(row["run"] for row in rows):
+        of_run = [row for row in rows if row["run"] == run]
+        cells = [_mean([100 * row[key] for row in of_run]) for key in columns]
+        lines.append(f"| {run} | {len(of_run)} | {' | '.join(cells)} |")
+    paired = _paired(rows)
+    if len(paired) > 1:
+        cells = [_interval([100 * (b[key] - a[key]) for a, b in paired]) for key in columns]
+        lines.append(f"| DiffCSE minus SimCSE, 95% interval | {len(paired)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" ({statistics.stdev(values):.2f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def _paired(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    by_seed = {(row["run"].split(",")[0], row.get("seed")): row for row in rows}
+    seeds = sorted({row["seed"] for row in rows if "seed" in row})
+    pairs = [(by_seed.get(("simcse", seed)), by_seed.get(("diffcse", seed))) for seed in seeds]
+    return [(a, b) for a, b in pairs if a is not None and b is not None]
+
+
+def _interval(differences: list[float]) -> str:
+    """Mean and percentile bootstrap over seeds (Efron and Tibshirani, 1993)."""
+    rng = np.random.default_rng(0)
+    values = np.array(differences)
+    means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return f"{values.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
