@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcse.checkpoints import load_encoder
+from diffcse.config import BUNDLED
 from diffcse.encoding import EncodeSettings, encode, usual_batch_tokens
 from diffcse.errors import UserError
 from diffcse.nearest import exact_search, import_faiss, unit
+from diffcse.resources import bundled
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class DiffCSE:
         pooler: cls ([CLS] before any projector; `cls_before_pooler` is the same), avg, avg_top2 or avg_first_last; None
             for the model's own, or cls where it has none.
         trust_remote_code: run code that comes with the model.
+        backend: torch, or the graph that `diffcse export` put into the folder, which runs on the CPU.
+        int8: the int8 graph.
 
     Attributes:
         model: the SentenceTransformer.
@@ -67,11 +71,19 @@ class DiffCSE:
         num_cells_in_search: int = 10,
         pooler: str | None = None,
         trust_remote_code: bool = False,
+        backend: Literal["torch", "onnx", "openvino"] = "torch",
+        int8: bool = False,
     ) -> None:
-        self.device = as_device(device)
+        self.device = as_device(device if backend == "torch" else "cpu")
         self.num_cells, self.num_cells_in_search = num_cells, num_cells_in_search
         self.model = load_encoder(name_or_folder, pooler=pooler, trust_remote_code=trust_remote_code).to(self.device)
         self._index: _Index | None = None
+        self._how: dict[str, Any] = {}
+        if backend != "torch":
+            from diffcse.export import attach
+
+            folder = bundled() if name_or_folder in (None, BUNDLED) else name_or_folder
+            self._how["forward"] = attach(self.model, str(folder), backend, "int8" if int8 else "fp32").forward
 
     def encode(
         self,
@@ -199,7 +211,7 @@ class DiffCSE:
             batch_tokens=min(batch_size * max_length, usual_batch_tokens(target)),
             normalize=normalize,
         )
-        encoded = encode(self.model, sentences, settings)
+        encoded = encode(self.model, sentences, settings, **self._how)
         if encoded.truncated:
             log.warning("%d of %d sentences were cut at %d tokens", encoded.truncated, len(sentences), max_length)
         return encoded.vectors

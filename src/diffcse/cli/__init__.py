@@ -26,6 +26,7 @@ def _register() -> None:
         demo,
         encode,
         evaluate,
+        export,
         index,
         pretrain,
         report,
@@ -39,6 +40,7 @@ def _register() -> None:
     app.command()(report.report)
     app.add_typer(data.app)
     app.command()(encode.encode)
+    app.command()(export.export)
     app.command()(similarity.similarity)
     app.command()(index.index)
     app.command()(search.search)

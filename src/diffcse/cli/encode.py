@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 
 from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TRUST, loader, progress, summary
+from diffcse.errors import UserError
 
 
 def encode(
@@ -21,7 +23,10 @@ def encode(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Where to: .npy (vectors) or .parquet (texts and vectors).", show_default=False
+            "--output",
+            "-o",
+            help="Where to: .npy (vectors) or .parquet (texts and vectors); with --engine ray a folder of Parquet.",
+            show_default=False,
         ),
     ],
     model: MODEL = None,
@@ -30,8 +35,24 @@ def encode(
         typer.Option(help="Type of the numbers written. int8 scales each vector by itself, which cosines do not feel."),
     ] = "float32",
     precision: Annotated[
-        Literal["float32", "float16", "bfloat16"], typer.Option(help="Arithmetic of the model.")
+        Literal["float32", "float16", "bfloat16", "int8"],
+        typer.Option(help="Arithmetic of the model. float16 and bfloat16 with torch, int8 with an exported graph."),
     ] = "float32",
+    backend: Annotated[
+        Literal["torch", "onnx", "openvino"],
+        typer.Option(help="What runs the model; onnx and openvino run what diffcse export put into its folder."),
+    ] = "torch",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="This process, or the workers of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        Optional[str],  # noqa: UP045  (typer reads this form on 3.10)
+        typer.Option(help="Of a running Ray cluster. Default: one on this machine, for this run."),
+    ] = None,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Most Ray workers. Default: one a GPU, or one a core.", min=1),
+    ] = None,
     normalize: Annotated[bool, typer.Option(help="Scale every vector to length 1.")] = True,
     max_tokens: MAX_TOKENS = None,
     column: COLUMN = None,
@@ -42,20 +63,66 @@ def encode(
     """Write the vector of every line; row i belongs to line i, and the same command resumes an interrupted run."""
     from rich.console import Console
 
-    from diffcse.bulk import BulkSettings, encode_file
+    from diffcse.bulk import BulkSettings
+
+    _check(backend, precision, engine, overwrite)
+    console = Console(stderr=True)
+    settings = BulkSettings(
+        dtype=dtype,
+        encoding=_encoding(max_tokens, precision, normalize),
+        backend=backend if backend == "torch" else f"{backend} {_graph(precision)}",
+    )
+    with progress(console, "encode") as show:
+        if engine == "ray":
+            run = partial(_on_ray, address=address, workers=workers, trust=trust_remote_code)
+        else:
+            load = loader(model, device, trust_remote_code)
+            run = partial(_here, load=load, overwrite=overwrite, graph=(backend, _graph(precision)))
+        counts = run(file, output, model, settings, column=column, on_progress=show)
+    console.print(f"{output}: {summary(counts)}", soft_wrap=True, highlight=False)
+
+
+def _here(
+    file: str, output: Path, model: str | None, settings: Any, *, load: Any, graph: tuple[Any, Any], **more: Any
+) -> Any:
+    from diffcse.bulk import encode_file
+
+    if graph[0] != "torch":
+        from diffcse.export import through
+        from diffcse.resources import bundled
+
+        more["forward"] = through(bundled() if model in (None, "bundled") else model, *graph)
+    return encode_file(file, output, load, settings, **more)
+
+
+def _on_ray(
+    file: str, output: Path, model: str | None, settings: Any, *, address: Any, workers: Any, trust: bool, **more: Any
+) -> Any:
+    from diffcse.cli.quiet import quiet_libraries
+    from diffcse.ray_engine import Cluster, encode_on_ray
+
+    quiet_libraries()
+    cluster = Cluster(address=address, workers=workers)
+    return encode_on_ray(file, output, model, settings, cluster=cluster, trust_remote_code=trust, **more)
+
+
+def _encoding(max_tokens: int | None, precision: str, normalize: bool) -> Any:
     from diffcse.encoding import EncodeSettings
 
-    console = Console(stderr=True)
-    encoding = EncodeSettings(max_tokens=max_tokens, precision=precision, normalize=normalize)
-    settings = BulkSettings(dtype=dtype, encoding=encoding)
-    with progress(console, "encode") as show:
-        counts = encode_file(
-            file,
-            output,
-            loader(model, device, trust_remote_code),
-            settings,
-            column=column,
-            overwrite=overwrite,
-            on_progress=show,
-        )
-    console.print(f"{output}: {summary(counts)}", soft_wrap=True, highlight=False)
+    arithmetic: Any = "float32" if precision == "int8" else precision
+    return EncodeSettings(max_tokens=max_tokens, precision=arithmetic, normalize=normalize)
+
+
+def _graph(precision: str) -> Literal["fp32", "int8"]:
+    return "int8" if precision == "int8" else "fp32"
+
+
+def _check(backend: str, precision: str, engine: str, overwrite: bool) -> None:
+    known = ("float32", "float16", "bfloat16") if backend == "torch" else ("float32", "int8")
+    if precision not in known:
+        do = "export an int8 graph and give --backend, or leave --precision out"
+        raise UserError("--precision", f"one of {', '.join(known)} with --backend {backend}", precision, do)
+    if engine == "ray" and backend != "torch":
+        raise UserError("--backend", "torch with --engine ray", backend, "leave --backend out")
+    if engine == "ray" and overwrite:
+        raise UserError("--overwrite", "left out with --engine ray", "it", "name a new folder")

@@ -1,0 +1,82 @@
+"""diffcse encode with an exported graph, and what it refuses to combine."""
+
+import json
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from diffcse import DiffCSE
+from diffcse.checkpoints import load_encoder
+from diffcse.cli.encode import encode
+from diffcse.errors import UserError
+from tests import tiny
+
+app = typer.Typer()
+app.command()(encode)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    pytest.importorskip("onnx", reason="needs onnx")
+    from diffcse.export import export_model
+
+    model = load_encoder(tiny.save(tiny.encoder(), tmp_path_factory.mktemp("plain")))
+    export_model(model, place := tmp_path_factory.mktemp("m") / "model", "onnx", int8=True, sentences=tiny.SENTENCES)
+    return place
+
+
+@pytest.fixture
+def text(tmp_path):
+    return tiny.write_sentences(tmp_path / "text.txt", 30)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def test_graphs_give_the_vectors_of_the_model(tmp_path, folder, text):
+    for name, options in (("torch", ()), ("fp32", ("--backend", "onnx")), ("int8", ("--precision", "int8"))):
+        backend = ("--backend", "onnx") if name == "int8" else ()
+        done = run(text, "-o", tmp_path / f"{name}.npy", "--model", folder, *options, *backend)
+        assert done.exit_code == 0
+    torch, fp32, int8 = (np.load(tmp_path / f"{name}.npy") for name in ("torch", "fp32", "int8"))
+    np.testing.assert_allclose(fp32, torch, atol=1e-5)
+    assert (torch * int8).sum(1).min() > 0.95
+    assert np.abs(torch - int8).max() > 1e-5
+    np.testing.assert_allclose(DiffCSE(folder, backend="onnx").encode(text.read_text().splitlines()), torch, atol=1e-5)
+    np.testing.assert_array_equal(
+        DiffCSE(folder, backend="onnx", int8=True).encode("They ate fish.") == DiffCSE(folder).encode("They ate fish."),
+        False,
+    )
+
+
+def test_an_interrupted_run_goes_on_with_the_same_backend_only(tmp_path, folder, text):
+    (tmp_path / "out.npy.part").mkdir()
+    run(text, "-o", tmp_path / "whole.npy", "--model", folder)
+    job = {"version": 1, "dtype": "float32", "backend": "torch", "file": "NpySink"}
+    (tmp_path / "out.npy.part" / "job.json").write_text(json.dumps(job))
+    with pytest.raises(UserError, match=r"must be one of the same kind; got other backend, "):
+        run(text, "-o", tmp_path / "out.npy", "--model", folder, "--backend", "onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (
+            ("--precision", "int8"),
+            "--precision must be one of float32, float16, bfloat16 with --backend torch; got int8",
+        ),
+        (
+            ("--backend", "onnx", "--precision", "float16"),
+            "--precision must be one of float32, int8 with --backend onnx",
+        ),
+        (("--backend", "onnx", "--engine", "ray"), "--backend must be torch with --engine ray; got onnx"),
+        (("--engine", "ray", "--overwrite"), "--overwrite must be left out with --engine ray"),
+    ],
+)
+def test_what_does_not_go_together(tmp_path, text, options, match):
+    with pytest.raises(UserError, match=match):
+        run(text, "-o", tmp_path / "out.npy", *options)
