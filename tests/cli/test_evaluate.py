@@ -83,7 +83,7 @@ def test_the_numbers_are_those_of_the_model(data: Path, model: str, tmp_path: Pa
 
 
 def test_transfer_and_published_rows(data: Path, model: str) -> None:
-    done = run(model, "--senteval", data, "--tasks", "CR,STS13", "--published")
+    done = run(model, "--senteval", data, "--tasks", "CR,STS13", "--classifier", "optimum", "--published")
     lines = done.stdout.splitlines()
     assert any("published: DiffCSE-BERT-base" in line and "78.49" in line for line in lines)
     assert any("published: DiffCSE-RoBERTa-base" in line and "87.04" in line for line in lines)
@@ -120,6 +120,7 @@ def test_analyses(data: Path, model: str, tmp_path: Path) -> None:
     done = run(model, "--senteval", layout.root, "--tasks", "STSBenchmark", "--analyses", "--json", tmp_path / "r.json")
     found = json.loads((tmp_path / "r.json").read_text())["analyses"]
     assert "alignment" in done.stdout and "recall@10" in done.stdout
+    assert [one["partner"] for one in found["neighbours"]] == ["the old dog"]
     assert found["retrieval"]["sentences"] == 2758 and found["uniformity"] < 0 < found["alignment"]
 
 
@@ -178,6 +179,17 @@ def test_transfer_tasks_alone_can_not_be_compared(data: Path, model: str, other:
         "--tasks",
         "CR",
     )
+
+
+def test_a_split_that_is_missing_is_named_and_the_others_are_scored(data: Path, model: str, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "data").write("SICKRelatedness")
+    layout.path("SICK", "SICK_test_annotated.txt").unlink()
+    options = ("--senteval", layout.root, "--tasks", "SICKRelatedness", "--json", tmp_path / "r.json")
+    told = run(model, *options).stderr
+    assert "SICK_test_annotated.txt must be an existing file" in told and "diffcse data fetch" in told
+    assert "scored without it: SICKRelatedness dev" in told
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["tasks"]["SICKRelatedness"]["dev"]["pairs"] == 500 and found["missing"]["sts"][-1] == "SICKRelatedness"
 
 
 def test_a_model_that_is_not_there(data: Path, tmp_path: Path) -> None:

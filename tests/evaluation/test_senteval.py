@@ -296,14 +296,17 @@ def test_a_missing_split_leaves_the_others(small: Layout) -> None:
     small.path("SICK", "SICK_test_annotated.txt").unlink()
     (task,) = (reading := read(small, "SICKRelatedness")).tasks
     assert (list(task.parts), task.absent) == (["train", "dev"], ("test",))
-    assert [(problem.task, problem.part) for problem in reading.problems] == [("SICKRelatedness", "test")]
+    (problem,) = reading.problems
+    assert (problem.task, problem.part) == ("SICKRelatedness", "test")
+    assert "SICK_test_annotated.txt must be an existing file; got none; SICKRelatedness needs it" in problem.line
+    assert problem.line.endswith("; scored without it: SICKRelatedness train, dev")
 
 
 def test_no_split_at_all_is_no_task(small: Layout) -> None:
     shutil.rmtree(small.path("SICK"))
     reading = read(small, "SICKRelatedness", "MR")
     assert [task.name for task in reading.tasks] == ["MR"]
-    assert len(reading.problems) == 3
+    assert len(reading.problems) == 3 and not any("without it" in problem.line for problem in reading.problems)
 
 
 @pytest.mark.parametrize(("folder", "got"), [("", "a folder without it"), ("nowhere", "no such folder")])

@@ -62,16 +62,19 @@ class Problem:
         task: SentEval's name.
         part: the split, where the rest of the task still runs; None if the whole task is left out.
         error: one sentence for the user, naming task and file.
+        scored: the splits of the task that are there and scored without it.
     """
 
     task: str
     part: str | None
     error: UserError
+    scored: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
-        """The sentence."""
-        return str(self.error)
+        """The sentence, and what is scored nevertheless."""
+        rest = f"; scored without it: {self.task} {', '.join(self.scored)}" if self.scored else ""
+        return f"{self.error}{rest}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +191,14 @@ def _read(source: _Source, name: str, problems: list[Problem]) -> Task:
 def _with_splits(name: str, splits: list[str], read: Callable[[str], Part], problems: list[Problem]) -> Task:
     """A task that runs on the splits it has: each is scored for itself, so a missing one hurts nothing else."""
     parts: dict[str, Part] = {}
+    faults: dict[str, UserError] = {}
     for split in splits:
         try:
             parts[split] = read(split)
         except UserError as error:
-            problems.append(Problem(task=name, part=split, error=error))
+            faults[split] = error
+    for split, error in faults.items():
+        problems.append(Problem(task=name, part=split, error=error, scored=tuple(parts)))
     return Task(name=name, parts=parts, absent=tuple(split for split in splits if split not in parts))
 
 
