@@ -56,6 +56,8 @@ def _encoding(options: argparse.Namespace) -> list[str]:
 
 def _training(options: argparse.Namespace) -> list[str]:
     """One row a configuration."""
+    if not options.train.exists():
+        return [f"Training: not measured yet (`python benchmarks/train_step.py --json > {options.train}`)."]
     head = ["configuration", "fidelity", "sentences/s", "machine hours", "machines for 24 h", "cost"]
     rows = []
     for row in json.loads(options.train.read_text(encoding="utf-8")):
