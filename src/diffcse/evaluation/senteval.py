@@ -197,8 +197,8 @@ def _with_splits(name: str, splits: list[str], read: Callable[[str], Part], prob
             parts[split] = read(split)
         except UserError as error:
             faults[split] = error
-    for split, error in faults.items():
-        problems.append(Problem(task=name, part=split, error=error, scored=tuple(parts)))
+    for split, fault in faults.items():
+        problems.append(Problem(task=name, part=split, error=fault, scored=tuple(parts)))
     return Task(name=name, parts=parts, absent=tuple(split for split in splits if split not in parts))
 
 
