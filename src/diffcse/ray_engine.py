@@ -19,12 +19,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from sentence_transformers import SentenceTransformer
 
 from diffcse.bulk import (
     STDIN,
@@ -89,21 +91,30 @@ class Worker:
     """
 
     def __init__(self, job: Job, device: str) -> None:
-        self.job, self.work = job, Path(job.work)
-        if device == "cpu":
-            torch.set_num_threads(1)  # one worker a core
-        self.model = load_encoder(job.model, trust_remote_code=job.trust_remote_code).to(device)
-        if fingerprint(self.model) != job.fingerprint:
-            do = "give a name under which every machine has the same model"
-            raise UserError(f"model {job.model}", "the same on all machines", "another one on a worker", do)
+        self.job, self.device, self.work = job, device, Path(job.work)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make sure that the part of a chunk is there; gives its number of rows."""
         number = int(row["chunk"])
         part = self.work / _PARTS / _name(number)
-        if not part.exists():
-            self._encode(number, part)
-        return {"chunk": number, "rows": _counts(part).rows}
+        try:
+            if not part.exists():
+                self._encode(number, part)
+        except UserError as error:  # as data, because Ray gives back the text of an error and not the error
+            fault = json.dumps([error.what, error.rule, str(error.got), error.do])
+            return {"chunk": number, "rows": 0, "fault": fault}
+        return {"chunk": number, "rows": _counts(part).rows, "fault": ""}
+
+    @cached_property
+    def model(self) -> SentenceTransformer:
+        """Loaded with the first chunk, so that what is wrong with it comes back as that chunk's fault."""
+        if self.device == "cpu":
+            torch.set_num_threads(1)  # one worker a core
+        model = load_encoder(self.job.model, trust_remote_code=self.job.trust_remote_code).to(self.device)
+        if fingerprint(model) != self.job.fingerprint:
+            do = "give a name under which every machine has the same model"
+            raise UserError(f"model {self.job.model}", "the same on all machines", "another one on a worker", do)
+        return model
 
     def _encode(self, number: int, part: Path) -> None:
         raw = [_unpacked(cell) for cell in pq.read_table(self.work / _CUT / _name(number))["text"].to_pylist()]
@@ -218,14 +229,11 @@ def _encode_missing(ray: Any, job: Job, rows: list[int], workers: int | None, on
         num_cpus=0 if gpus else 1,
         num_gpus=1 if gpus else 0,
     )
-    try:
-        for row in work.iter_rows():
-            done += int(row["rows"])
-            on_progress(done, total)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from error
-        raise
+    for row in work.iter_rows():
+        if row["fault"]:
+            raise UserError(*json.loads(row["fault"]))
+        done += int(row["rows"])
+        on_progress(done, total)
 
 
 def _ray() -> Any:
