@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,9 @@ def main() -> None:
                 train(
                     [args.text], folder, config, criterion=criterion, cache_dir=args.output / "cache", console=console
                 )
-            row = {"run": f"{objective}, {args.name}", "seed": seed, "settings": config.as_dict()}
+            used = config.as_dict()
+            used["model"]["encoder"] = Path(args.encoder).name  # a results file names no place on a disk
+            row = {"run": f"{objective}, {args.name}", "seed": seed, "settings": used}
             results.append({**row, **scores(folder, args.senteval, None)})
             write_whole(args.output / f"results-{args.name}.json", (json.dumps(results, indent=1) + "\n").encode())
     Console(width=130).print(table(results))
@@ -101,4 +102,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,7 +3,7 @@
 python experiments/tables.py            # writes them into the document
 python experiments/tables.py --check    # exit code 1 if the document holds anything else
 
-A table stands between `<!-- table: FILE -->` and `<!-- end -->`; FILE is a results file without its ending.
+A table stands between `<!-- table: FILE ... -->` and `<!-- end -->`; each FILE is a results file without its ending.
 """
 
 from __future__ import annotations
@@ -51,10 +51,13 @@ def filled(document: str) -> str:
     """The document with every table made anew."""
 
     def one(match: re.Match[str]) -> str:
-        results = json.loads((HERE / "results" / f"{match[1]}.json").read_text(encoding="utf-8"))
+        results: list[dict[str, Any]] = []
+        for name in match[1].split():
+            found = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+            results += [row for row in found if row not in results]  # the start stands in every file
         return f"<!-- table: {match[1]} -->\n{table(results)}\n<!-- end -->"
 
-    return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)
+    return re.sub(r"<!-- table: (.+?) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)
 
 
 def table(results: list[dict[str, Any]]) -> str:
