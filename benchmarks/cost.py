@@ -50,7 +50,8 @@ def _encoding(options: argparse.Namespace) -> list[str]:
     ]
     sizes = {"float32": 4, "float16": 2, "int8": 1}
     room = ", ".join(f"{kind} {options.sentences * options.width * n / 1e12:.2f} TB" for kind, n in sizes.items())
-    title = f"Encoding {options.sentences:,} sentences (`{options.encode}`):"
+    where = f"`{options.encode}`, machines of {options.cores} core{'s' if options.cores > 1 else ''}"
+    title = f"Encoding {options.sentences:,} sentences ({where}):"
     return [title, "", *_table(head, rows), "", f"Vectors of {options.width} numbers take: {room}."]
 
 

@@ -11,10 +11,13 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from diffcse import ray_engine
 from diffcse.bulk import BulkSettings, encode_file
 from diffcse.checkpoints import load_encoder
+from diffcse.cli.encode import encode
 from diffcse.encoding import EncodeSettings
 from diffcse.errors import MissingExtra, UserError
 from tests import tiny
@@ -119,6 +122,18 @@ def test_a_workers_fault_is_one_line(tmp_path, ray, folder, text, monkeypatch):
     monkeypatch.setattr(ray_engine, "fingerprint", lambda model: "of another model")
     with pytest.raises(UserError, match="must be the same on all machines; got another one on a worker"):
         ray_engine.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS)
+
+
+def test_command_line(tmp_path, ray, folder, text):
+    app = typer.Typer()
+    app.command()(encode)
+    options = ["--model", folder, "--engine", "ray", "--workers", "1", "--dtype", "float16"]
+    done = CliRunner().invoke(app, [str(text), "-o", str(tmp_path / "out"), *options], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "305 texts; 1 blank; replaced bytes that are not UTF-8 in 1" in done.stderr
+    ours = np.array(pq.read_table(tmp_path / "out")["vector"].to_pylist())
+    theirs = np.array(expected(text, folder, tmp_path)["vector"].to_pylist())
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 def test_another_text_is_refused(tmp_path, folder, text, monkeypatch):

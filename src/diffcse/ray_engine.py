@@ -167,7 +167,7 @@ def encode_on_ray(
     _check_output(output)
     loaded = load_encoder(model, trust_remote_code=trust_remote_code)
     job = Job(
-        model=model,
+        model=str(Path(model).absolute()) if model and Path(model).is_dir() else model,
         fingerprint=fingerprint(loaded),
         trust_remote_code=trust_remote_code,
         work=str(work),
