@@ -11,8 +11,10 @@ import pytest
 import torch
 from scipy import sparse
 from sentence_transformers import SentenceTransformer
+from typer.testing import CliRunner
 
 from diffcse import cooccurrence
+from diffcse.cli import app
 from diffcse.config import CooccurConfig
 from diffcse.cooccur import build_start, cooccur, weighted_vectors
 from diffcse.cooccurrence import count, halves_found, positive_pmi, token_ids, word_vectors
@@ -70,13 +72,13 @@ def test_pmi_is_the_formula_and_not_negative():
 
 
 def test_vectors_are_of_unit_length_and_like_words_are_alike():
-    rng = np.random.default_rng(0)
-    topics = rng.random((3, 40)) ** 4
-    pairs = sparse.csr_array(rng.poisson(200 * np.repeat(topics, 10, axis=0)[:, :30]))
-    vectors = word_vectors(positive_pmi((pairs + pairs.T).tocsr(), 0.75), 8, -1.0, 0)
+    topic = np.repeat(np.arange(3), 10)
+    counts = np.random.default_rng(0).poisson(np.where(topic[:, None] == topic, 50, 2))
+    vectors = word_vectors(positive_pmi(sparse.csr_array(counts + counts.T), 0.75), 3, -1.0, 0)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0)
-    with pytest.raises(UserError, match=r"hidden_size must be below the vocabulary's size \(30\)"):
-        word_vectors(pairs.astype(float), 30, -1.0, 0)
+    cosines = vectors @ vectors.T
+    assert cosines[topic[:, None] == topic].min() > 0.9
+    assert cosines[topic[:, None] != topic].max() < 0.1
 
 
 def test_a_word_that_was_never_seen_has_no_vector(lines, config):
@@ -143,3 +145,22 @@ def test_too_little_text_and_bad_settings(config, tmp_path):
         CooccurConfig(hidden_size=100)
     with pytest.raises(UserError, match="context_smoothing must be above 0"):
         CooccurConfig(context_smoothing=0.0)
+
+
+def test_command_line(lines, tokenizer_folder, tmp_path):
+    (tmp_path / "t.txt").write_text("\n".join(lines))
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    command = ["cooccur", str(tmp_path / "t.txt"), "-o", str(tmp_path / "m"), "--tokenizer", tokenizer_folder, *options]
+    told = CliRunner().invoke(app, [*command, "--cache", str(tmp_path / "cache")])
+    assert told.exit_code == 0, told.output
+    assert "half of a held-out sentence finds the other half of 10" in " ".join(told.output.split())
+    assert (tmp_path / "m" / "modules.json").is_file()
+
+
+def test_what_cannot_work_stops_before_anything_is_counted_or_written(lines, tokenizer_folder, tmp_path):
+    with pytest.raises(UserError, match="must be a model that can be loaded"):
+        cooccur(lines, tmp_path / "n", CooccurConfig(**SMALL, tokenizer=str(tmp_path)))
+    wide = CooccurConfig(**{**SMALL, "hidden_size": 576}, tokenizer=tokenizer_folder)
+    with pytest.raises(UserError, match=r"hidden_size must be below the vocabulary's size \(\d+\); got 576"):
+        cooccur(lines, tmp_path / "n", wide)
+    assert not (tmp_path / "n").exists()

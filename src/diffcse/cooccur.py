@@ -73,8 +73,11 @@ def cooccur(
     """
     if len(sentences) <= config.held_out:
         raise UserError("text", f"more than {config.held_out} sentences (held_out)", len(sentences), "lower held_out")
-    run = RunFolder.claim(output, dataclasses.asdict(config), [f"{len(sentences)} sentences"])
     tokenizer = load_tokenizer(config.tokenizer)
+    if config.hidden_size - _ANCHORS >= len(tokenizer):
+        rule = f"below the vocabulary's size ({len(tokenizer)})"
+        raise UserError("hidden_size", rule, config.hidden_size, "lower hidden_size")
+    run = RunFolder.claim(output, dataclasses.asdict(config), [f"{len(sentences)} sentences"])
     counted = _count(sentences[config.held_out :], tokenizer, config, console)
     if console is not None:
         console.print(f"factorising {counted.pairs[-1].nnz:,} pairs of {int((counted.words > 0).sum()):,} words")

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
-from diffcse.errors import UserError
-
 SENTENCES_AT_ONCE = 20_000
 """Sentences whose tokens are in memory at the same time while counting."""
 
@@ -122,17 +120,10 @@ def word_vectors(matrix: sparse.csr_array, dimensions: int, singular_power: floa
 
     Args:
         matrix: (V, V).
-        dimensions: D.
+        dimensions: D, below V.
         singular_power: exponent of the singular values; -1 makes every dimension count alike in a cosine of words.
         seed: of the randomised factorisation (Halko et al., 2011).
-
-    Raises:
-        UserError: for more dimensions than the vocabulary can have.
     """
-    if dimensions >= matrix.shape[0]:
-        raise UserError(
-            "hidden_size", f"below the vocabulary's size ({matrix.shape[0]})", dimensions + 2, "lower hidden_size"
-        )
     u, s, _ = randomized_svd(
         matrix, dimensions, n_oversamples=_OVERSAMPLES, n_iter=_POWER_ITERATIONS, random_state=seed
     )
