@@ -236,6 +236,13 @@ def test_the_same_bytes_again_and_figures_as_files(
     assert (figures / "scores-sts.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_results_that_were_edited(tmp_path: Path, found: dict[str, Any]) -> None:
+    for broken in ({"analyses": {"alignment": 1}}, {"tasks": {"STS12": 3}}, {"pairs": {}}):
+        with pytest.raises(UserError, match=r"the results must be as diffcse evaluate --json writes them; got .*Error"):
+            page(tmp_path, {**found, **broken})
+        assert not (tmp_path / "report.html").exists()
+
+
 def test_runs_are_named_apart_and_broken_lines_left_out(tmp_path: Path, run_folder: Path) -> None:
     other = tmp_path / "others" / "first"
     shutil.copytree(run_folder, other)

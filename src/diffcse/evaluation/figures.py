@@ -91,6 +91,15 @@ class Run:
         return [step for step, _ in points], [value for _, value in points]
 
 
+def fitting(label: str, most: int = 46) -> str:
+    """The label, or its end where it is too long for a figure; the end tells models apart better than the start.
+
+    >>> fitting("runs/seeds/a", 8)
+    '…seeds/a'
+    """
+    return label if len(label) <= most else "…" + label[len(label) - most + 1 :]
+
+
 def to_svg(picture: Picture, *, transparent: bool = False) -> bytes:
     """The figure as SVG, its text as text; the same bytes every time."""
     return _saved(picture, "svg", metadata={"Date": None}, transparent=transparent)
@@ -137,7 +146,7 @@ def scores(
             if quoted:
                 how = {"color": FAINT, "marker": "s^vD"[published % 4], "markersize": 4.5, "fillstyle": "none"}
             published += quoted
-            axes.plot(x, y, ":" if quoted else "-", linewidth=1.1, label=label, **how)
+            axes.plot(x, y, ":" if quoted else "-", linewidth=1.1, label=fitting(label), **how)
         axes.set_xticks(x, tasks, rotation=35, ha="right", rotation_mode="anchor")
         axes.set_ylabel(ylabel)
         figure.legend(loc="outside lower left", ncols=1)
@@ -165,7 +174,9 @@ def histogram(name: str, model: str, found: Mapping[str, Any]) -> Picture:
             axes.set_xlim(low, high)
         rows[-1].set_xlabel("cosine")
         figure.supylabel("gold score", fontsize=9)
-        figure.suptitle(f"Cosines by gold score, {model}", fontsize=9.5, fontweight="bold", x=0.02, ha="left")
+        figure.suptitle(
+            f"Cosines by gold score, {fitting(model, 24)}", fontsize=9.5, fontweight="bold", x=0.02, ha="left"
+        )
     return Picture(name=name, title=f"Histograms of cosines by gold score, {model}", figure=figure)
 
 
@@ -189,7 +200,7 @@ def alignment_uniformity(models: Sequence[tuple[str, float, float]]) -> Picture:
     with matplotlib.rc_context(_RC):
         figure, axes = _new(title, 3.0)
         for i, (label, alignment, uniformity) in enumerate(models):
-            axes.plot([uniformity], [alignment], "o", color=SERIES[i % len(SERIES)], label=label, markersize=7)
+            axes.plot([uniformity], [alignment], "o", color=SERIES[i % len(SERIES)], label=fitting(label), markersize=7)
         axes.margins(0.25)
         if len(models) == 1:
             _, alignment, uniformity = models[0]
@@ -247,7 +258,7 @@ def _curves(name: str, title: str, runs: Sequence[Run], keys: Mapping[str, str])
                 label = ", ".join(text for text in (run.name if len(runs) > 1 or not what else "", what) if text)
                 dot = "o" if len(steps) < 12 else None
                 colour = SERIES[i % len(SERIES)]
-                axes.plot(steps, values, style, marker=dot, markersize=3, color=colour, label=label)
+                axes.plot(steps, values, style, marker=dot, markersize=3, color=colour, label=fitting(label))
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if len(axes.lines) > 1:

@@ -40,12 +40,13 @@ code { font: .86em/1.4 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monosp
   linear-gradient(to left, var(--paper) 40%, transparent) right / 3rem 100% no-repeat local,
   linear-gradient(to left, var(--line), transparent) right / 1.2rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--faint); font-size: .88rem; padding-bottom: .3rem; }
 th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 thead th { color: var(--faint); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper);
   max-width: 20rem; min-width: 7.5rem; white-space: normal; padding-left: 0; font-weight: 400; }
 td.text, th.text { text-align: left; }
+td.text { white-space: normal; min-width: 6rem; max-width: 20rem; }
+thead th:first-child { font-weight: 600; }
 tr.measured th, tr.measured td { font-weight: 650; }
 tr.published th, tr.published td { color: var(--faint); font-weight: 400; }
 .mark { font-size: .72rem; border: 1px solid var(--line); border-radius: 9px; padding: .02rem .4rem;
@@ -75,6 +76,7 @@ def element(tag: str, *content: Element | str, **attributes: str) -> Element:
     >>> ElementTree.tostring(element("td", "a < b", element("b", "!"), cls="text"))
     b'<td class="text">a &lt; b<b>!</b></td>'
     """
+    attributes = {name: value for name, value in attributes.items() if value or name != "cls"}
     made = Element(tag, {name.replace("cls", "class").replace("_", "-"): value for name, value in attributes.items()})
     for one in content:
         if isinstance(one, Element):
@@ -86,22 +88,30 @@ def element(tag: str, *content: Element | str, **attributes: str) -> Element:
     return made
 
 
-def table(heads: Iterable[str], rows: Iterable[Element], caption: str = "") -> Element:
-    """A table that scrolls by itself where it is wider than the page, its first column staying in sight."""
-    head = element("thead", element("tr", *(element("th", text, scope="col") for text in heads)))
-    top = [element("caption", caption)] if caption else []
-    return element("div", element("table", *top, head, element("tbody", *rows)), cls="scroll", tabindex="0")
+def table(heads: Iterable[str], rows: Iterable[Element], words: int = 0) -> Element:
+    """A table that scrolls by itself where it is wider than the page, its first column staying in sight.
+
+    Args:
+        heads: of the columns.
+        rows: from `row`.
+        words: how many columns after the first hold words.
+    """
+    kinds = [element("th", text, scope="col", cls="text" if i <= words else "") for i, text in enumerate(heads)]
+    head = element("thead", element("tr", *kinds))
+    return element("div", element("table", head, element("tbody", *rows)), cls="scroll", tabindex="0")
 
 
-def row(name: Element | str, cells: Iterable[str], kind: str = "") -> Element:
+def row(name: Element | str, cells: Iterable[str], kind: str = "", words: int = 0) -> Element:
     """A row whose first cell is its heading.
 
     Args:
         name: the heading.
         cells: the rest.
         kind: `measured`, `published` or nothing.
+        words: how many of the cells are words, which begin at the left and may break.
     """
-    return element("tr", element("th", name, scope="row"), *(element("td", text) for text in cells), cls=kind)
+    made = [element("td", text, cls="text" if i < words else "") for i, text in enumerate(cells)]
+    return element("tr", element("th", name, scope="row"), *made, cls=kind)
 
 
 def picture(one: figures.Picture) -> Element:

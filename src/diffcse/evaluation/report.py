@@ -145,9 +145,14 @@ def write_report(report: Report, output: Path, folder: Path | None = None) -> No
     Raises:
         UserError: a place can not be written.
     """
-    pictures = draw(report)
     try:
-        write_whole(output, page(report, pictures))
+        pictures = draw(report)
+        content = page(report, pictures)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:  # edited, or of another version
+        rule, do = "as diffcse evaluate --json writes them", "evaluate again with this version"
+        raise UserError("the results", rule, f"{type(error).__name__}: {error}", do) from error
+    try:
+        write_whole(output, content)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             for one in (one for group in pictures.values() for one in group):
@@ -281,8 +286,8 @@ def _subset_table(results: Sequence[Mapping[str, Any]]) -> Element | None:
             for name, part in parts.items():
                 if "spearman" in part:
                     cells = [short_task(task), name, _shown(part["spearman"]), _shown(part["pearson"])]
-                    rows.append(row(short_name(one["model"]), [*cells, f"{part['pairs']:,}"]))
-    return table(["model", "task", "part", "Spearman", "Pearson", "pairs"], rows) if rows else None
+                    rows.append(row(short_name(one["model"]), [*cells, f"{part['pairs']:,}"], words=2))
+    return table(["model", "task", "part", "Spearman", "Pearson", "pairs"], rows, words=2) if rows else None
 
 
 def _own_pairs(report: Report) -> Iterator[Element]:
@@ -311,8 +316,8 @@ def _comparison(report: Report) -> Iterator[Element]:
             if "p" in one:
                 difference = f"{100 * one['difference']:+.2f}"
                 cells += [difference, _interval(one["difference_interval"]), f"{one['p']:.3f}"]
-            rows.append(row(short_task(task), cells + [""] * (6 - len(cells))))
-    yield table(["task", "model", "Spearman", "interval", "difference", "interval", "p"], rows)
+            rows.append(row(short_task(task), cells + [""] * (6 - len(cells)), words=1))
+    yield table(["task", "model", "Spearman", "interval", "difference", "interval", "p"], rows, words=1)
     text = f"95% bootstrap intervals; p: paired randomisation test against {base}; {resamples} resamples each."
     yield element("p", text, cls="note")
 
