@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from diffcse.config import BUNDLED, Pooler
 from diffcse.errors import UserError
+from diffcse.hub import ADVICE, check_reachable
 from diffcse.resources import bundled
 from diffcse.saving import sentence_transformer
 
@@ -42,7 +43,6 @@ _TRAINING_HEADS = ("mlp.", "discriminator.", "aux_bert.", "electra_head.", "gene
 
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _DESCRIPTION = ["*.json", "*.txt", "*.model"]
-_OFFLINE = "check the name; offline, download it elsewhere (hf download {name}) and give the folder"
 _DAMAGED = (
     OSError,
     ValueError,
@@ -126,6 +126,7 @@ def fingerprint(model: SentenceTransformer) -> str:
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
     """Turn what transformers, the Hub's client and their readers raise about model `name` into one line."""
+    check_reachable(name)
     try:
         yield
     except UserError:
@@ -140,7 +141,7 @@ def _advice(name: str, error: BaseException) -> str:
         return "read the code that comes with it, then set trust_remote_code"
     if Path(name).is_dir():
         return "check that the folder holds config.json, a tokenizer and whole weights"
-    return _OFFLINE.format(name=name)
+    return ADVICE.format(name=name)
 
 
 @contextmanager
@@ -184,7 +185,7 @@ def _download(name: str, revision: str | None, trust_remote_code: bool) -> Path:
                 break
     except (OSError, HFValidationError) as error:  # no network, no such repository, no access, no valid name
         rule = "a folder, or a model that the Hub or its cache has"
-        raise UserError(f"model {name}", rule, _first_line(error), _OFFLINE.format(name=name)) from error
+        raise UserError(f"model {name}", rule, _first_line(error), ADVICE.format(name=name)) from error
     return folder
 
 

@@ -20,6 +20,7 @@ app = typer.Typer(
 
 def _register() -> None:
     from diffcse.cli import (
+        ablate,
         cooccur,
         data,
         dedup,
@@ -32,6 +33,7 @@ def _register() -> None:
         report,
         search,
         similarity,
+        sweep,
         train,
     )
 
@@ -45,6 +47,8 @@ def _register() -> None:
     app.command()(index.index)
     app.command()(search.search)
     app.command()(dedup.dedup)
+    app.add_typer(sweep.app)
+    app.command()(ablate.ablate)
     app.command()(demo.demo)
     app.command()(pretrain.pretrain)
     app.command()(cooccur.cooccur)

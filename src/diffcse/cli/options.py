@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
 from diffcse.config import field_docs
+from diffcse.errors import UserError
 
 SOURCES = Annotated[
     list[str],
@@ -54,3 +56,21 @@ def _options(title: str, cls: type[Any]) -> list[inspect.Parameter]:
 def given_only(given: dict[str, Any]) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in given.items() if value is not None}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a settings file.
+
+    Raises:
+        UserError: for a file that cannot be read or is not TOML.
+    """
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[no-redef]
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"settings {path}", "a readable TOML file", error.strerror, "check the path") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise UserError(f"settings {path}", "a TOML file", error, "mend that line") from error

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
-from diffcse.cli.options import SOURCES, given_only, with_fields
+from diffcse.cli.options import SOURCES, given_only, read_toml, with_fields
 from diffcse.config import PRESETS, SECTIONS, build, flatten
-from diffcse.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,19 +61,7 @@ def train(
 
 def settings_file(path: Path | None) -> dict[str, Any]:
     """The fields of a TOML file; empty without one."""
-    if path is None:
-        return {}
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"settings {path}", "a readable TOML file", error.strerror, "check the path") from error
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise UserError(f"settings {path}", "a TOML file", error, "mend that line") from error
-    return flatten(content, str(path))
+    return {} if path is None else flatten(read_toml(path), str(path))
 
 
 def stsb_criterion(folder: Path) -> Any:

@@ -1,0 +1,44 @@
+"""diffcse ablate: the paper's ablation tables, run here and shown beside the published numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from diffcse.ablations import TABLES, ablation
+from diffcse.cli.options import SOURCES, given_only, with_fields
+from diffcse.cli.sweep import JSON, PLOT, WORKERS, go, show
+from diffcse.config import PRESETS, SECTIONS
+from diffcse.errors import UserError
+
+
+def ablate(
+    table: Annotated[str, typer.Argument(help=f"Which table: {', '.join(TABLES)}.", show_default=False)],
+    sources: SOURCES,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs.", show_default=False)],
+    preset: Annotated[str, typer.Option(help=f"Where the settings start: {', '.join(PRESETS)}.")] = "bert-sts",
+    seeds: Annotated[int, typer.Option(help="Runs a row, with seeds from 0; the paper has one.")] = 1,
+    senteval: Annotated[
+        Optional[Path],  # noqa: UP045  (typer reads this form on 3.10)
+        typer.Option(help="Folder in SentEval's layout; STS-B dev is the published measure."),
+    ] = None,
+    workers: WORKERS = 1,
+    json: JSON = None,
+    plot: PLOT = None,
+    **given: Any,
+) -> None:
+    """Run one of the paper's ablation tables; the same command goes on after an interruption."""
+    from diffcse.sweep import Sweep, plan_runs
+
+    if seeds < 1:
+        raise UserError("seeds", "at least 1", seeds, "give the number of runs a row")
+    wanted = ablation(table, preset=preset, settings=given_only(given))
+    runs = plan_runs(wanted.settings, {"seed": list(range(seeds))}, wanted.rows)
+    results = go(Sweep(text=tuple(sources), runs=runs, senteval=senteval), output, workers)
+    names = {run.name for run in runs}
+    show([result for result in results if result.name in names], None, json=json, plot=plot, published=wanted.published)
+
+
+with_fields(ablate, {name.capitalize(): cls for name, cls in SECTIONS.items()})

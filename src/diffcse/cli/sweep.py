@@ -1,0 +1,245 @@
+"""diffcse sweep: many runs from one settings file, and what they say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from diffcse.cli.options import read_toml
+from diffcse.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from diffcse.sweep import Score, Sweep
+    from diffcse.sweep_report import Group, Paired
+    from diffcse.sweep_results import Result, Results
+
+
+class RunByDefault(TyperGroup):
+    """`diffcse sweep SETTINGS.toml` means `diffcse sweep run SETTINGS.toml`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `run` in front unless a command or --help comes first."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    name="sweep",
+    cls=RunByDefault,
+    help="Many training runs from one settings file (seeds, learning rates, objectives, ...), and what they say.",
+    no_args_is_help=True,
+)
+
+WORKERS = Annotated[int, typer.Option(help="Runs at a time; the cores are shared between them.")]
+METRIC = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Score to compare by. Default: STS-B dev where it is there, else the last training loss."),
+]
+AGAINST = Annotated[int, typer.Option(help="Setting that the others are compared with: its row in the table, from 1.")]
+JSON = Annotated[Optional[Path], typer.Option(help="Write the figures here.")]  # noqa: UP045
+PLOT = Annotated[Optional[Path], typer.Option(help="Draw them: a .png, .svg or .pdf file.")]  # noqa: UP045
+
+
+@app.command()
+def run(
+    settings: Annotated[Path, typer.Argument(help="TOML file: text, [settings], [grid] and [[runs]].")],
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="Folder of the sweep. Default: the file's name without its ending."),
+    ] = None,
+    senteval: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder in SentEval's layout: STS-B dev chooses checkpoints, every STS task is scored."),
+    ] = None,
+    workers: WORKERS = 1,
+) -> None:
+    """Run what is missing; the same command goes on after an interruption."""
+    import dataclasses
+
+    from diffcse.sweep import read_sweep
+
+    sweep = read_sweep(settings, read_toml(settings))
+    if senteval is not None:
+        sweep = dataclasses.replace(sweep, senteval=senteval)
+    if not sweep.text:
+        raise UserError(f"{settings}: text", "a file or a list of files", "none", 'add text = "sentences.txt"')
+    go(sweep, output or Path(settings.stem), workers)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of the sweep.")],
+    metric: METRIC = None,
+    against: AGAINST = 1,
+    json: JSON = None,
+    plot: PLOT = None,
+) -> None:
+    """Mean, spread, expected best of several runs and paired comparisons of a sweep's settings."""
+    from diffcse.sweep_results import Results
+
+    file = folder / "results.sqlite"
+    if not file.is_file():
+        raise UserError(f"{folder}", "the folder of a sweep", "no results.sqlite in it", "give diffcse sweep's output")
+    show(Results(file).all(), metric, against=against, json=json, plot=plot)
+
+
+def go(sweep: Sweep, output: Path, workers: int) -> list[Result]:
+    """Run a sweep with its progress shown; ends the process after Ctrl-C or where a run failed."""
+    from rich.console import Console
+
+    from diffcse.cli.quiet import quiet_libraries
+    from diffcse.sweep import run_sweep
+
+    quiet_libraries()
+    console = Console(stderr=True)
+    score = scorer(sweep.senteval)
+    try:
+        with _shown(console, len(sweep.runs)) as on_change:
+            results = run_sweep(sweep, output, score=score, workers=workers, on_change=on_change).all()
+    except KeyboardInterrupt:
+        console.print(f"stopped; the same command goes on from there ({output})", soft_wrap=True)
+        sys.exit(130)
+    names = {run.name for run in sweep.runs}
+    failed = [result for result in results if result.name in names and result.error]
+    for result in failed:
+        console.print(f"failed: {result.name}: {result.error}", soft_wrap=True, markup=False)
+    console.print(f"results in {output}; see: diffcse sweep report {output}", soft_wrap=True)
+    if failed:
+        sys.exit(1)
+    return results
+
+
+def scorer(senteval: Path | None) -> Score:
+    """Scores a finished run's model on every STS task at hand; data are read now, so that a fault is found now."""
+    if senteval is None:
+        return lambda folder: {}
+    from diffcse.evaluation.suite import evaluate, plan, select
+
+    planned = plan(senteval, select("sts"), mode="test", protocol="all")
+
+    def score(folder: Path) -> dict[str, float]:
+        from diffcse.checkpoints import load_encoder
+        from diffcse.encoding import encode
+
+        encoder = load_encoder(str(folder))
+        found = evaluate(lambda sentences: encode(encoder, sentences).vectors, planned, model=str(folder))["tasks"]
+        scores = {name: task["spearman"] for name, task in found.items() if task.get("spearman") is not None}
+        dev = {f"{name} dev": task["dev"]["spearman"] for name, task in found.items() if "dev" in task}
+        return {**scores, **dev}
+
+    return score
+
+
+@contextmanager
+def _shown(console: Console, total: int) -> Iterator[Callable[[Results], None]]:
+    """A bar over the runs with the time left, or a line a run; what is yielded is told of each change."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    columns: list[Any] = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), Left()]
+    with Progress(TextColumn("runs"), *columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("runs", total=total)
+
+        def change(results: Results) -> None:
+            done = sum(result.scores is not None for result in results.all())
+            progress.update(task, completed=done)
+            if not console.is_terminal:
+                console.print(f"{done} of {total} runs", soft_wrap=True)
+
+        yield change
+
+
+def show(
+    results: Sequence[Result],
+    metric: str | None,
+    *,
+    against: int = 1,
+    json: Path | None = None,
+    plot: Path | None = None,
+    published: dict[str, float] | None = None,
+) -> None:
+    """Print the tables, and write the figures and the picture if asked for."""
+    from rich.console import Console
+
+    from diffcse import sweep_report
+
+    chosen = sweep_report.choose_metric(results, metric)
+    found = [group for group in sweep_report.groups(results, chosen) if group.scores]
+    if not 1 <= against <= len(found):
+        raise UserError("against", f"a row of the table, 1 to {len(found)}", against, "choose one of them")
+    compared = sweep_report.pairs(found, found[against - 1])
+    console = Console()
+    console.print(groups_table(found, chosen, published))
+    if compared:
+        console.print(pairs_table(compared, chosen))
+    if json is not None:
+        _write_json(json, chosen, found, compared)
+    if plot is not None:
+        sweep_report.plot(found, chosen, plot, published)
+
+
+def _write_json(path: Path, metric: str, found: Sequence[Group], compared: Sequence[Paired]) -> None:
+    import dataclasses
+    import json
+
+    from diffcse.files import write_whole
+
+    rows = [{"name": group.name, **dataclasses.asdict(group)} for group in found]
+    content = {"metric": metric, "settings": rows, "compared": [dataclasses.asdict(pair) for pair in compared]}
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def groups_table(found: Sequence[Group], metric: str, published: dict[str, float] | None) -> Any:
+    """One row a setting; scores x100, losses as they are."""
+    from rich.table import Table
+
+    scale = _scale(metric)
+    table = Table(title=f"{metric}{' x100' if scale > 1 else ''}: over seeds")
+    table.add_column("")
+    for head in ("setting", "runs", "mean", "sd", "95% interval", "best of 3", "best of 5"):
+        table.add_column(head, justify="left" if head == "setting" else "right")
+    if published:
+        table.add_column("published", justify="right")
+    for row, group in enumerate(found, 1):
+        runs = f"{len(group.scores)}" + (f" ({group.failed} missing)" if group.failed else "")
+        spread = "" if group.deviation is None else f"{group.deviation * scale:.2f}"
+        best = [f"{group.best_of[k] * scale:.2f}" if k in group.best_of else "" for k in (3, 5)]
+        cells = [str(row), group.name, runs, f"{group.mean * scale:.2f}", spread, _range(group.interval, scale), *best]
+        table.add_row(*cells, *([f"{published.get(group.name, '')}"] if published else []))
+    return table
+
+
+def pairs_table(compared: Sequence[Paired], metric: str) -> Any:
+    """One row a setting: its difference to the one that all are compared with."""
+    from rich.table import Table
+
+    scale = _scale(metric)
+    table = Table(title=f"against: {compared[0].against} (same seeds)")
+    for head in ("setting", "seeds", "difference", "95% interval", "p"):
+        table.add_column(head, justify="left" if head == "setting" else "right")
+    for pair in compared:
+        p = "" if pair.p is None else f"{pair.p:.3f}"
+        table.add_row(
+            pair.name, str(pair.seeds), f"{pair.difference * scale:+.2f}", _range(pair.interval, scale, sign=True), p
+        )
+    return table
+
+
+def _scale(metric: str) -> float:
+    return 1.0 if metric == "train loss" else 100.0
+
+
+def _range(interval: tuple[float, float] | None, scale: float, *, sign: bool = False) -> str:
+    if interval is None:
+        return ""
+    low, high = (value * scale for value in interval)
+    return f"{low:+.2f} to {high:+.2f}" if sign else f"{low:.2f} to {high:.2f}"
