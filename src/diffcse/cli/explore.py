@@ -1,0 +1,53 @@
+"""diffcse explore: a page to look inside a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from diffcse.cli.common import COLUMN, DEVICE, TRUST, loader, progress
+
+
+def explore(
+    model: Annotated[
+        Optional[str],  # noqa: UP045  (typer reads this form on 3.10)
+        typer.Argument(help="Folder or Hub name of the encoder. Default: the one in the package.", show_default=False),
+    ] = None,
+    corpus: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Text to search in: a sentence a line, csv, tsv, jsonl or parquet; the first 100,000 count."),
+    ] = None,
+    column: COLUMN = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; the default is reached from this machine only.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
+    device: DEVICE = None,
+    trust_remote_code: TRUST = False,
+) -> None:
+    """Open a page with a search, a map of similarities, and what the discriminator sees of an edited sentence.
+
+    The last needs a model that was trained with --keep-discriminator.
+    """
+    from rich.console import Console
+
+    from diffcse.explore.app import check_address, import_gradio, is_loopback, serve
+
+    import_gradio()
+    check_address(host, port)
+    from diffcse.explore.answers import make_answers
+    from diffcse.explore.corpus import embed_with, read_corpus
+
+    console = Console(stderr=True)
+    encoder = loader(model, device, trust_remote_code)()
+    with progress(console, "corpus") as show:
+        embed = embed_with(encoder, lambda done: show(done, None))
+        searched = None if corpus is None else read_corpus(corpus, embed, column=column)
+    answers = make_answers(model, embed_with(encoder), searched)
+    if not is_loopback(host):
+        console.print(f"{host} can be reached by other machines, and the page asks for no password", soft_wrap=True)
+    console.print(f"http://{host}:{port}  (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+    name = Path(model).resolve().name if model is not None and Path(model).is_dir() else model
+    serve(answers, f"diffcse: {name or 'the bundled model'}", host, port)
