@@ -27,6 +27,7 @@ def _register() -> None:
         demo,
         encode,
         evaluate,
+        explore,
         export,
         index,
         pretrain,
@@ -49,6 +50,7 @@ def _register() -> None:
     app.command()(dedup.dedup)
     app.add_typer(sweep.app)
     app.command()(ablate.ablate)
+    app.command()(explore.explore)
     app.command()(demo.demo)
     app.command()(pretrain.pretrain)
     app.command()(cooccur.cooccur)
