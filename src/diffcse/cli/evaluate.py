@@ -50,7 +50,7 @@ def evaluate(
         Literal["senteval", "optimum"],
         typer.Option(
             help="Transfer tasks: SentEval's own classifier, stopped early (the published numbers), or the optimum of "
-            "the same regression (faster, without a seed, up to a point apart)."
+            "the same regression (without a seed; far faster on nested folds; up to a point apart)."
         ),
     ] = "senteval",
     json: Annotated[Optional[Path], typer.Option(help="Write the results here.")] = None,  # noqa: UP045

@@ -8,8 +8,8 @@ accuracy, rounded to two decimals, the weaker one on a tie. MR, CR, SUBJ, MPQA: 
 MRPC: tuned by folds of the training part. Ten folds in test mode, five in dev mode.
 
 Two classifiers: SentEval's own, stopped early (`classifier.py`), whose scores are the published ones; and the optimum
-of the same objective (`logistic.py`), which has no seed and holds no rows out, is much faster, and scores up to a point
-otherwise (benchmarks/evaluation.py shows both beside a plain SentEval loop).
+of the same objective (`logistic.py`), which has no seed, holds no rows out, is far faster on folds, and scores up to a
+point otherwise (benchmarks/evaluation.py shows both beside a plain SentEval loop).
 """
 
 from __future__ import annotations
