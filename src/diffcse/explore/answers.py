@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ MOST_HITS = 50
 MOST_SEED = 1_000_000
 
 Method = TypeVar("Method", bound=Callable[..., str])
+
+_ONE_AT_A_TIME = threading.Lock()
+"""The packed forward pass switches a model's attention for a while, which another thread must not see."""
 
 SENTENCES = (
     "A man is playing a guitar on the street.",
@@ -41,7 +45,8 @@ def or_message(method: Method) -> Method:
     @functools.wraps(method)
     def answer(*args: object) -> str:
         try:
-            return method(*args)
+            with _ONE_AT_A_TIME:
+                return method(*args)
         except UserError as error:
             return pictures.message(error)
 
