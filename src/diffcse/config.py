@@ -160,6 +160,9 @@ class TrainingConfig(_Checked):
     select_by: Literal["auto", "stsb", "label-free", "last"] = "auto"
     """What chooses the model that is kept: stsb (Spearman on STS-B dev), label-free (minus alignment and uniformity),
     last (no choice), or auto (stsb where evaluation data are given, else last)."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the encoder's weights, each step; the average is scored and saved in
+    place of the weights themselves. 0: no average; 0.99 to 0.999 are usual."""
     keep_discriminator: bool = False
     """Keep discriminator and projector beside the model, in its folder `training`, for research."""
     report_to: str = "none"
@@ -177,6 +180,7 @@ class TrainingConfig(_Checked):
         self._need("weight_decay", self.weight_decay >= 0, "at least 0", "use 0, the published value")
         self._need("rows_at_once", self.rows_at_once >= 0, "at least 0", "use 0 for the whole batch")
         self._need("clip_norm", self.clip_norm > 0, "greater than 0", "use 1.0, the published value")
+        self._need("ema_decay", 0 <= self.ema_decay < 1, "0 or more and below 1", "use 0 (off) or 0.99")
         self._need("data_workers", self.data_workers >= 0, "at least 0", "use 0, 1 or 2")
         self._need("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1", "use a small whole number")
 

@@ -71,6 +71,9 @@ class DiffCSEModel(nn.Module):
         real_only = padding_free and config.objective.rtd_average == "real"
         self.discriminator = Discriminator(copy.deepcopy(self.encoder), padding_free=real_only) if with_edits else None
         self.edit = edit if with_edits else None
+        # Frozen, and moved by `diffcse.averaging`; here so that checkpoints hold it.
+        averaged = config.training.ema_decay > 0
+        self.average = copy.deepcopy(self.encoder).requires_grad_(False) if averaged else None
         # The generator never changes, so checkpoints need not hold it.
         self._keys_to_ignore_on_save = [name for name in self.state_dict() if name.startswith("edit.")]
 

@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from diffcse import card, distributed, selection
+from diffcse.averaging import Average, averaged, swap
 from diffcse.batches import Collator, Examples
 from diffcse.config import Config
 from diffcse.data import ReadReport, read_texts, tokenise
@@ -167,6 +169,8 @@ def build_trainer(
     callbacks += [selection.WatchForCollapse(), GracefulStop()]
     if console is not None:
         callbacks.append(LiveDisplay(console, config.objective.objective))
+    if model.average is not None:
+        callbacks.append(Average(model, settings.ema_decay))  # before the callback that scores
     edits = config.edits if model.edit is not None else None
     trainer = SafeTrainer(
         model,
@@ -227,11 +231,19 @@ def keep_best(
         vectors: NDArray[np.float32] = encoder.encode(sentences, batch_size=64, show_progress_bar=False)
         return vectors
 
+    def score() -> float:
+        with averaged(trainer.module):
+            return criterion.score(encode)
+
+    def state() -> dict[str, Tensor]:
+        with averaged(trainer.module):
+            return trainer.saved_state()
+
     return KeepBest(
         run.best,
         metric=criterion.name,
-        score=lambda: criterion.score(encode),
-        state=trainer.saved_state,
+        score=score,
+        state=state,
         every_steps=config.training.eval_every_steps,
         report=trainer.report,
     )
@@ -244,6 +256,8 @@ def finish(
     best = selection.read_best(run.best)
     if best is not None:
         trainer.module.load_state_dict(selection.load_best(run.best), strict=False)
+    else:
+        swap(trainer.module)
     if trainer.args.should_save:
         networks.restore_pooler()
         files = {"README.md": card.model_card(config, best, run.read_metrics()).encode()}
