@@ -2,7 +2,7 @@
 
 Published numbers are single runs of bert-base-uncased, Spearman x100 on STS-B dev. Rows that need parts which this
 package does not have yet (next sentence, conditional MLM, corrective language modelling, insertion, deletion) are not
-here; docs/ablations.md names them.
+here; docs/sweeps.md names them.
 """
 
 from __future__ import annotations
