@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -204,3 +205,33 @@ def test_the_model_is_left_as_it_was_found():
     with pytest.raises(RuntimeError, match="not here"), packing.packed(backbone):
         raise RuntimeError("not here")
     assert backbone.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_a_padded_batch_is_right_while_another_thread_packs(family):
+    """The attention stands in settings that all threads share, so a padded forward may meet the packed one's choice."""
+    ids, mask = batch()
+    backbone = tiny.encoder(family).eval()
+    alone = backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+    with packing.packed(backbone):
+        meanwhile = backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+    close(meanwhile[mask.bool()], alone[mask.bool()])
+
+
+def test_threads_that_pack_the_same_model_do_not_meet():
+    backbone = tiny.encoder("bert").eval()
+    batches = [batch([3 + i, 14 - i, 7, 1 + i], seed=i) for i in range(6)]
+    expected = [pooling.encode(backbone, ids, mask, "avg") for ids, mask in batches]
+
+    def encode(number: int) -> Tensor:
+        with torch.no_grad():
+            return pooling.encode(backbone, *batches[number % 6], "avg", padding_free=True)
+
+    with ThreadPoolExecutor(6) as pool:
+        for number, vectors in enumerate(pool.map(encode, range(240))):
+            close(vectors, expected[number % 6])
+    with ThreadPoolExecutor(1) as pool:
+        with packing.packed(backbone):
+            waiting = pool.submit(encode, 0)
+            assert not wait([waiting], timeout=0.2).done
+        close(waiting.result(timeout=60), expected[0])

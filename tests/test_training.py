@@ -128,7 +128,7 @@ def test_metrics_hold_every_figure(whole: Path) -> None:
         assert line["loss"] == pytest.approx(line["contrastive"] + 0.1 * line["rtd"], abs=1e-4)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_same_command_gives_the_same_bits(place: Path, whole: Path, tmp_path: Path, workers: int) -> None:
     done = run(command(place, tmp_path / "again", data_workers=workers))
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,7 +21,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from diffcse.errors import UserError
 
@@ -30,6 +33,7 @@ _FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernb
 
 log = logging.getLogger(__name__)
 _told: set[str] = set()
+_one_at_a_time = threading.RLock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,14 +116,18 @@ def supports(model: PreTrainedModel) -> bool:
 
 @contextlib.contextmanager
 def packed(model: PreTrainedModel) -> Iterator[None]:
-    """The model's attention takes packed rows while the context lasts."""
+    """The model's attention takes packed rows while the context lasts; padded batches of other threads stay right.
+
+    One thread at a time: the choice of an attention stands in the model's settings, which all threads share.
+    """
     config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    with _one_at_a_time:
+        before = config._attn_implementation
+        config._attn_implementation = _NAME
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
 
 
 def checkpoint_layers(model: PreTrainedModel, *, padding_free: bool) -> None:
@@ -220,12 +228,14 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention inside each sentence of a packed row, in the form of transformers' attention functions.
 
+    A padded batch (of another thread) comes without a layout and gets transformers' own attention.
+
     Args:
         module: the attention layer.
         query: (1, A, T, D), like `key` and `value`.
         key: see `query`.
         value: see `query`.
-        attention_mask: None; sentences hold no padding.
+        attention_mask: None for a packed row, whose sentences hold no padding.
         dropout: share of the attention weights that is dropped.
         scaling: factor of the scores; None takes 1 / sqrt(D).
         kwargs: `packing`, the layout; `sliding_window`, the distance from which tokens do not see each other.
@@ -233,7 +243,13 @@ def attend(
     Returns:
         (1, T, A, D), and no weights.
     """
-    layout, window = kwargs["packing"], kwargs.get("sliding_window")
+    layout, window = kwargs.get("packing"), kwargs.get("sliding_window")
+    if layout is None:
+        own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        found: tuple[Tensor, None] = own(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return found
     rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, A, D)
     out, start = [], 0
     for count, length in layout.groups:
@@ -253,5 +269,5 @@ def _near(length: int, window: int | None, device: torch.device) -> Tensor | Non
     return (place[:, None] - place[None, :]).abs() < window
 
 
-# No mask function is registered under this name, so transformers builds no mask for it.
 AttentionInterface.register(_NAME, attend)
+AttentionMaskInterface.register(_NAME, sdpa_mask)  # for padded batches; without an attention mask it builds none
