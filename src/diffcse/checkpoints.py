@@ -175,6 +175,7 @@ def _local_folder(name: str) -> Path | None:
 
 def _download(name: str, revision: str | None, trust_remote_code: bool) -> Path:
     """A Hub model's files in the cache, weights in safetensors where there are any."""
+    check_reachable(name)
     patterns = [*_DESCRIPTION, *(["*.py"] if trust_remote_code else [])]
     unwanted = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack"]
     try:

@@ -54,7 +54,7 @@ def several_sentences(text: str | None, name: str, *, least: int = 1, most: int)
     Raises:
         UserError: too few or too many lines, or a line or the text too long.
 
-    >>> several_sentences("It rains.\n\\nThe sun shines.", "Sentences", least=2, most=5)
+    >>> several_sentences("It rains.\n\nThe sun shines.", "Sentences", least=2, most=5)
     ['It rains.', 'The sun shines.']
     """
     whole = _clean(text)
