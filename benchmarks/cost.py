@@ -84,7 +84,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--encode", type=Path, default=results / "encode.json")
     parser.add_argument("--train", type=Path, default=results / "train_step.json")
     parser.add_argument("--sentences", type=int, default=1_000_000_000)
-    parser.add_argument("--width", type=int, default=256, help="numbers of a vector (default 256, the bundled encoder)")
+    parser.add_argument("--width", type=int, default=576, help="numbers of a vector (default 576, the bundled encoder)")
     parser.add_argument("--cores", type=int, default=2, help="cores of the measured machine (default 2)")
     parser.add_argument("--price", type=float, default=0.04, help="assumed dollars for a core and hour (default 0.04)")
     parser.add_argument("--update", type=Path, help="page to put the tables into, between its two marks")
