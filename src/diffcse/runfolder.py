@@ -63,7 +63,7 @@ class RunFolder:
             "finished": False,
         }
         run = cls(folder=folder, about=about)
-        if int(os.environ.get("RANK", "0")) > 0:
+        if not _is_first():
             return run  # under torchrun the first process claims the folder; if it refuses, torchrun ends the others
         if folder.exists() and not folder.is_dir():
             raise UserError(f"output {folder}", "a folder", "a file", "choose another name")
@@ -106,6 +106,8 @@ class RunFolder:
         Args:
             rows: the sentences as a dataset.
         """
+        if not _is_first():
+            return  # the first process may not have made the folder yet
         sample = [rows[i] for i in range(0, len(rows), max(1, len(rows) // 1000))]
         digest = hashlib.sha256(json.dumps([len(rows), sample]).encode()).hexdigest()
         kept = self.checkpoints / "text.json"
@@ -117,6 +119,8 @@ class RunFolder:
 
     def check_space(self, model: nn.Module) -> None:
         """Room for three checkpoints (weights and two moments each), the best weights and the model."""
+        if not _is_first():
+            return
         trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         need, free = trained * (3 * 3 + 2), shutil.disk_usage(self.folder).free
         if free < need:
@@ -171,6 +175,11 @@ def is_finished(folder: Path) -> bool:
         return bool(json.loads((folder / _RUN).read_text()).get("finished"))
     except (OSError, ValueError):
         return False
+
+
+def _is_first() -> bool:
+    """Whether this process writes; torchrun's variable is there before a process group is."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _without(about: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
