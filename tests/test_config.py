@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from diffcse.cli.train import settings_file
-from diffcse.config import PAPER, PRESETS, SECTIONS, PretrainConfig, build, field_docs, field_owners
+from diffcse.config import PAPER, PRESETS, SECTIONS, build, field_owners
+from diffcse.config_start import PretrainConfig
 from diffcse.errors import UserError
+from diffcse.settings import field_docs
 
 
 @pytest.mark.parametrize(

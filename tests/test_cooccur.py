@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from diffcse import cooccurrence
 from diffcse.cli import app
-from diffcse.config import CooccurConfig
+from diffcse.config_start import CooccurConfig
 from diffcse.cooccur import build_start, cooccur, weighted_vectors
 from diffcse.cooccurrence import count, halves_found, positive_pmi, token_ids, word_vectors
 from diffcse.errors import UserError

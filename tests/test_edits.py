@@ -8,7 +8,8 @@ import torch
 
 from diffcse.batches import Collator
 from diffcse.config import EditConfig
-from diffcse.edits import Generator, MlmEdit, sample
+from diffcse.edits import MlmEdit
+from diffcse.generator import Generator, sample
 from tests import tiny
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from diffcse import packing, pooling
 from diffcse.config import build
 from diffcse.discriminator import Discriminator
-from diffcse.edits import Generator, MlmEdit
+from diffcse.edits import MlmEdit
+from diffcse.generator import Generator
 from diffcse.model import DiffCSEModel
 from tests import tiny
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from diffcse.config import PretrainConfig
+from diffcse.config_start import PretrainConfig
 from diffcse.errors import UserError
 from diffcse.masking import IGNORE
 from diffcse.pretrain import (

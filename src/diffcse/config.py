@@ -6,17 +6,14 @@ Published settings: Chuang et al. (2022), section 4.1 and appendix A, and the au
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
-import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 from diffcse.errors import UserError
+from diffcse.settings import Checked
 
 Objective = Literal["diffcse", "simcse"]
 Pooler = Literal["cls", "avg", "avg_top2", "avg_first_last"]
@@ -27,26 +24,8 @@ BUNDLED = "bundled"
 """Name of the small models that come with the package, as encoder and as generator."""
 
 
-class _Checked:
-    """Checks closed sets and plain types, so that each class below only states its own rules."""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in fields(self):  # type: ignore[arg-type]
-            value = _as_declared(field.name, getattr(self, field.name), hints[field.name])
-            object.__setattr__(self, field.name, value)
-        self._check()
-
-    def _check(self) -> None:
-        """Rules that involve ranges or several fields."""
-
-    def _need(self, name: str, holds: bool, rule: str, do: str) -> None:
-        if not holds:
-            raise UserError(name, rule, getattr(self, name), do)
-
-
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Checked):
+class ModelConfig(Checked):
     """Which networks take part."""
 
     encoder: str = "bert-base-uncased"
@@ -59,6 +38,9 @@ class ModelConfig(_Checked):
     projector: Projector = "bn"
     """Head between pooler and losses, dropped after training: bn (two layers with BatchNorm; the published one), tanh
     (one layer; SimCSE's) or none."""
+    discriminator: Literal["encoder", "generator"] = "encoder"
+    """Network that the discriminator starts as a copy of: the encoder (the published one) or the generator, which can
+    read already where the encoder cannot."""
     trust_remote_code: bool = False
     """Run code that comes with a Hub model; off unless you have read that code."""
     revision: str = "main"
@@ -69,7 +51,7 @@ class ModelConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig(_Checked):
+class ObjectiveConfig(Checked):
     """The two losses and their balance (Chuang et al., 2022, equations 1 to 4)."""
 
     objective: Objective = "diffcse"
@@ -78,8 +60,13 @@ class ObjectiveConfig(_Checked):
     """Divisor of the cosine similarities in the contrastive loss."""
     lambda_weight: float = 0.005
     """Weight of the difference prediction loss beside the contrastive loss."""
+    contrastive_weight: float = 1.0
+    """Weight of the contrastive loss; 0 trains by difference prediction alone (an ablation of the paper)."""
     hard_negative_weight: float = 0.0
     """Added to the logit of a sentence's own hard negative; only used with three text columns."""
+    predictor: Literal["rtd", "conditional_mlm", "corrective_lm"] = "rtd"
+    """What is predicted of the edited sentence: rtd (which tokens differ), conditional_mlm (the masked tokens, nothing
+    filled in) or corrective_lm (every original token from the edited sentence)."""
     conditioning: Literal["projected", "pooled"] = "projected"
     """Sentence vector that the discriminator sees: the projector's output (the reference) or its input."""
     rtd_average: Literal["padded", "real"] = "padded"
@@ -91,21 +78,46 @@ class ObjectiveConfig(_Checked):
     def _check(self) -> None:
         self._need("temperature", self.temperature > 0, "greater than 0", "use 0.05, the published value")
         self._need("lambda_weight", self.lambda_weight >= 0, "at least 0", "use 0.005; 0 gives SimCSE's gradient")
+        self._need("contrastive_weight", self.contrastive_weight >= 0, "at least 0", "use 1, the published value")
+        alone = self.contrastive_weight == 0 and (self.objective == "simcse" or self.lambda_weight == 0)
+        self._need("contrastive_weight", not alone, "above 0 where nothing else is trained on", "use 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditConfig(_Checked):
+class ViewConfig(Checked):
+    """How the second view of a sentence is made, beside the dropout that both have."""
+
+    view: Literal["dropout", "repetition", "cropping", "deletion", "shuffling"] = "dropout"
+    """What is done to the tokens of the second view: dropout (nothing; the published one), repetition of some (Wu et
+    al., 2022), cropping to a span, deletion of some, or shuffling of some. Pairs keep their two texts."""
+    view_ratio: float = 0.1
+    """Share of the ordinary tokens that the view repeats (at most), cuts off, deletes or shuffles, 0 to 1."""
+
+    def _check(self) -> None:
+        self._need("view_ratio", 0 < self.view_ratio < 1, "between 0 and 1", "use 0.1 to 0.3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditConfig(Checked):
     """How the sensitive transformation x -> x'' is made."""
 
+    edit: Literal["replacement", "insertion", "deletion", "all"] = "replacement"
+    """What is done to the sentence: replacement (masked tokens filled in by the generator; the published one),
+    insertion (of tokens that the generator proposes), deletion, or all (one of the three, drawn for each sentence)."""
+    edited_text: Literal["same", "next", "both"] = "same"
+    """Sentence that is edited and judged: the one that the vector is of (the published one), the next one of the text,
+    or both."""
     mask_ratio: float = 0.30
-    """Share of the ordinary tokens that are masked before the generator fills them in, 0 to 1."""
+    """Share of the ordinary tokens that are masked before the generator fills them in, 0 to 1; of insertion and
+    deletion, the share of tokens that are added or left out."""
     masking: Literal["bert", "mask"] = "bert"
     """What a chosen token becomes: 80% [MASK], 10% a random word, 10% itself (the reference), or always [MASK] (the
     paper)."""
     fill: Literal["argmax", "sample"] = "argmax"
     """How the generator's prediction is taken: the likeliest token (the reference) or a sample (the paper)."""
     fill_at: Literal["all", "masked"] = "all"
-    """Positions that take the generator's prediction: every one (the reference) or the masked ones (the paper)."""
+    """Positions that take the generator's prediction: every one (the reference) or the masked ones (the paper; with
+    an edit other than replacement always)."""
     padding_id: Literal["zero", "pad"] = "zero"
     """Id at the padding of x'': 0 in every vocabulary (the reference) or the tokenizer's padding id."""
     generator_dropout: bool = True
@@ -116,7 +128,46 @@ class EditConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(_Checked):
+class ExtensionConfig(Checked):
+    """Switches from later work, each off by default; they change the contrastive loss or add a term to it."""
+
+    edits_as: Literal["none", "negatives", "positives"] = "none"
+    """Give the edited sentence to the encoder too, as each sentence's hard negative or as another positive (the paper
+    tries both in section 5)."""
+    negatives_without_dropout: bool = False
+    """Compare a sentence with its negatives without dropout (SimCSE++; Xu et al., 2023)."""
+    dimension_weight: float = 0.0
+    """Weight of the contrast between dimensions over the batch (SimCSE++; published with 0.1); 0 leaves it out."""
+    dimension_temperature: float = 5.0
+    """Divisor of the correlations in the contrast between dimensions."""
+    false_negative_cosine: float = 1.0
+    """Sentences whose vectors have a larger cosine than this are no negatives of each other (Zhou et al., 2022), by the
+    teacher's vectors if there is a teacher, else by the encoder's own; 1 keeps all."""
+    teacher: str = ""
+    """Frozen sentence encoder with the same vocabulary: a Hub name, a folder or `bundled`; empty for none."""
+    ranking_weight: float = 0.0
+    """Weight of the distillation of the teacher's ranking of the batch (ListNet form of RankCSE; Liu et al., 2023)."""
+    ranking_temperature: float = 0.025
+    """Divisor of the student's cosines in that ranking."""
+    teacher_temperature: float = 0.0125
+    """Divisor of the teacher's cosines in that ranking."""
+    queue_size: int = 0
+    """Vectors of earlier sentences, from the moving average of the encoder, that are further negatives (MoCo, He et
+    al., 2020; ESimCSE, Wu et al., 2022); needs ema_decay. 0: none."""
+
+    def _check(self) -> None:
+        for name in ("dimension_temperature", "ranking_temperature", "teacher_temperature"):
+            self._need(name, getattr(self, name) > 0, "greater than 0", "leave it at its default")
+        for name in ("dimension_weight", "ranking_weight", "queue_size"):
+            self._need(name, getattr(self, name) >= 0, "at least 0", "use 0 to leave it out")
+        rule = "above -1 and at most 1"
+        self._need("false_negative_cosine", -1 < self.false_negative_cosine <= 1, rule, "use 0.8 to 0.95, or 1 (off)")
+        ranked = self.ranking_weight == 0 or bool(self.teacher)
+        self._need("ranking_weight", ranked, "0 without a teacher", "name a teacher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Checked):
     """Schedule, optimiser and bookkeeping."""
 
     batch_size: int = 64
@@ -129,6 +180,8 @@ class TrainingConfig(_Checked):
     """Longest sentence (tokens, with [CLS] and [SEP]); longer ones are cut."""
     learning_rate: float = 7e-6
     """Peak learning rate of AdamW; falls linearly to 0."""
+    discriminator_learning_rate: float = 0.0
+    """Peak learning rate of the discriminator alone; 0 takes the one above."""
     warmup_ratio: float = 0.0
     """Share of the steps in which the learning rate rises to its peak, 0 to 1."""
     weight_decay: float = 0.0
@@ -176,6 +229,8 @@ class TrainingConfig(_Checked):
         self._need("epochs", self.epochs > 0, "greater than 0", "use 1 or 2")
         self._need("max_steps", self.max_steps >= 0, "at least 0", "use 0 to let epochs decide")
         self._need("learning_rate", self.learning_rate > 0, "greater than 0", "use 1e-6 to 1e-4")
+        rate = self.discriminator_learning_rate
+        self._need("discriminator_learning_rate", rate >= 0, "at least 0", "use 0 for the learning rate of the rest")
         self._need("warmup_ratio", 0 <= self.warmup_ratio < 1, "0 or more and below 1", "use 0, the published value")
         self._need("weight_decay", self.weight_decay >= 0, "at least 0", "use 0, the published value")
         self._need("rows_at_once", self.rows_at_once >= 0, "at least 0", "use 0 for the whole batch")
@@ -186,114 +241,43 @@ class TrainingConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(_Checked):
-    """Size and schedule of a small masked language model."""
-
-    vocab_size: int = 8192
-    """Entries of the WordPiece vocabulary (tokens)."""
-    hidden_size: int = 256
-    """Width of a token vector."""
-    layers: int = 4
-    """Transformer layers."""
-    heads: int = 4
-    """Attention heads a layer."""
-    intermediate_size: int = 1024
-    """Width of the feed-forward layer."""
-    max_length: int = 128
-    """Longest example (tokens); longer text is cut."""
-    mask_ratio: float = 0.2
-    """Share of tokens to predict, 0 to 1."""
-    batch_tokens: int = 4096
-    """Tokens in a training batch."""
-    total_tokens: int = 28_000_000
-    """Tokens to train on before stopping."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
-    warmup_ratio: float = 0.04
-    """Share of the steps in which the learning rate rises to its peak, 0 to 1."""
-    decay_ratio: float = 0.3
-    """Share of the steps, the last ones, in which the learning rate falls to 0, 0 to 1."""
-    checkpoint_every_steps: int = 250
-    """Steps between checkpoints."""
-    held_out: int = 2000
-    """Sentences, the first ones, that are kept for evaluation and not trained on."""
-    seed: int = 0
-    """Seed of the weights, the order and the masks."""
-
-    def _check(self) -> None:
-        for name in ("vocab_size", "hidden_size", "layers", "heads", "max_length", "batch_tokens", "total_tokens"):
-            self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
-        self._need(
-            "hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it"
-        )
-        self._need("mask_ratio", 0 < self.mask_ratio < 1, "between 0 and 1", "use 0.15 to 0.3")
-        self._need("vocab_size", self.vocab_size <= 65_536, "at most 65536", "token ids are kept in 16 bits")
-        if self.warmup_ratio + self.decay_ratio > 1:
-            got = f"{self.warmup_ratio} + {self.decay_ratio}"
-            raise UserError("warmup_ratio + decay_ratio", "at most 1", got, "lower one of them")
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps that `total_tokens` make."""
-        return math.ceil(self.total_tokens / self.batch_tokens)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CooccurConfig(_Checked):
-    """An encoder to start from, made of word co-occurrence."""
-
-    tokenizer: str = BUNDLED
-    """Tokenizer whose words are counted: a Hub name, a folder or `bundled`; the one of your
-    generator."""
-    narrow_window: int = 2
-    """Largest distance between two words of a pair (tokens) in the narrow window: what can stand in a word's place."""
-    broad_window: int = 10
-    """Largest distance in the broad window (tokens): what the text is about."""
-    context_smoothing: float = 0.75
-    """Power of a context word's frequency, 0 to 1; below 1 rare contexts count for less (Levy et al., 2015)."""
-    singular_power: float = -1.0
-    """Power of the singular values in the word vectors; 1 is the plain factorisation, -1 makes all
-    dimensions count alike."""
-    frequency_scale: float = 1e-3
-    """The a of a word's weight a / (a + p), p being its share of the text (Arora et al., 2017)."""
-    hidden_size: int = 576
-    """Width of a token vector; two of it hold a constant."""
-    layers: int = 1
-    """Transformer layers, which add nothing before training."""
-    heads: int = 8
-    """Attention heads a layer."""
-    intermediate_size: int = 256
-    """Width of the feed-forward layer."""
-    max_length: int = 128
-    """Longest input (tokens)."""
-    held_out: int = 2000
-    """Sentences, the first ones, that are kept for evaluation and not counted."""
-    seed: int = 0
-    """Seed of the factorisation and of the layers' weights."""
-
-    def _check(self) -> None:
-        for name in ("narrow_window", "layers", "heads", "intermediate_size", "max_length"):
-            self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
-        self._need("hidden_size", self.hidden_size >= 4, "at least 4", "use 256 to 768")
-        self._need(
-            "hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it"
-        )
-        least = self.narrow_window
-        self._need("broad_window", self.broad_window >= least, f"at least narrow_window ({least})", "use 5 to 20")
-        self._need("context_smoothing", 0 < self.context_smoothing <= 1, "above 0 and at most 1", "use 0.75")
-        self._need("frequency_scale", self.frequency_scale > 0, "greater than 0", "use 1e-4 to 1e-2")
-        self._need("held_out", self.held_out >= 0, "at least 0", "use 2000")
-        self._need("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1", "use a small whole number")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(_Checked):
-    """A whole run: the four sections of a settings file."""
+class Config(Checked):
+    """A whole run: the sections of a settings file."""
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    views: ViewConfig = dataclasses.field(default_factory=ViewConfig)
     edits: EditConfig = dataclasses.field(default_factory=EditConfig)
+    extensions: ExtensionConfig = dataclasses.field(default_factory=ExtensionConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+    def _check(self) -> None:
+        """What two sections must agree on."""
+        objective, edits, extensions = self.objective, self.edits, self.extensions
+        if objective.predictor != "rtd" and edits.edit != "replacement":
+            rule = f"replacement with predictor {objective.predictor}"
+            raise UserError("edit", rule, edits.edit, "use predictor rtd, which every edit has")
+        if objective.predictor == "conditional_mlm" and extensions.edits_as != "none":
+            do = "use predictor rtd or corrective_lm"
+            raise UserError("edits_as", "none with conditional_mlm, which fills nothing in", extensions.edits_as, do)
+        if self.model.discriminator == "generator" and objective.predictor == "conditional_mlm":
+            raise UserError("discriminator", "encoder with conditional_mlm", "generator", "use predictor rtd")
+        if extensions.edits_as != "none" and edits.edited_text == "next":
+            raise UserError("edits_as", "none where the next sentence is edited", extensions.edits_as, "edit the same")
+        if extensions.queue_size and not self.training.ema_decay:
+            do = "add ema_decay, 0.99 say"
+            raise UserError("queue_size", "0 without a moving average", extensions.queue_size, do)
+
+    @property
+    def has_edits(self) -> bool:
+        """Whether sentences are edited at all: for difference prediction, or as positives or negatives."""
+        return self.objective.objective == "diffcse" or self.extensions.edits_as != "none"
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether a generator takes part: to fill in what was masked, or as the discriminator's start."""
+        fills = self.objective.predictor != "conditional_mlm" and self.edits.edit != "deletion"
+        return self.has_edits and (fills or self.model.discriminator == "generator")
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Plain nested dictionary, the form of a settings file."""
@@ -303,7 +287,9 @@ class Config(_Checked):
 SECTIONS: dict[str, type[Any]] = {
     "model": ModelConfig,
     "objective": ObjectiveConfig,
+    "views": ViewConfig,
     "edits": EditConfig,
+    "extensions": ExtensionConfig,
     "training": TrainingConfig,
 }
 
@@ -397,43 +383,3 @@ def flatten(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
 def field_owners() -> dict[str, str]:
     """Section of every field."""
     return {field.name: section for section, cls in SECTIONS.items() for field in fields(cls)}
-
-
-def field_docs(cls: type[Any]) -> dict[str, str]:
-    """The docstring under each field of one of the settings classes of this file.
-
-    >>> field_docs(EditConfig)["mask_ratio"]
-    'Share of the ordinary tokens that are masked before the generator fills them in, 0 to 1.'
-    """
-    return _all_docs()[cls.__name__]
-
-
-@functools.cache
-def _all_docs() -> dict[str, dict[str, str]]:
-    module = ast.parse(Path(__file__).read_text(encoding="utf-8"))
-    return {part.name: _docs_in(part.body) for part in module.body if isinstance(part, ast.ClassDef)}
-
-
-def _docs_in(body: list[ast.stmt]) -> dict[str, str]:
-    docs = {}
-    for field, text in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            assert isinstance(field.target, ast.Name)
-            docs[field.target.id] = " ".join(str(text.value.value).split())
-    return docs
-
-
-def _as_declared(name: str, value: Any, hint: Any) -> Any:
-    choices = get_args(hint)
-    if choices:
-        if value not in choices:
-            raise UserError(name, f"one of {', '.join(map(str, choices))}", value, "choose one of them")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        raise UserError(name, kinds.get(hint, hint.__name__), repr(value), "give a value of that kind")
-    if hint is float and not math.isfinite(value):
-        raise UserError(name, "finite", value, "give an ordinary number")
-    return value

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from diffcse import __version__
 from diffcse.checkpoints import hub_errors
-from diffcse.config import CooccurConfig
+from diffcse.config_start import CooccurConfig
 from diffcse.cooccurrence import Counts, HalvesFound, count, halves_found, positive_pmi, token_ids, word_weights
 from diffcse.cooccurrence import word_vectors as factorise
 from diffcse.errors import UserError

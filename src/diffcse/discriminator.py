@@ -16,30 +16,48 @@ from diffcse.errors import UserError
 
 
 class Discriminator(nn.Module):
-    """A Transformer conditioned on a sentence vector, with a two-way head (replaced token detection).
+    """A Transformer conditioned on a sentence vector, with a head that answers what a predictor asks.
 
     Args:
-        backbone: a Transformer with an `embeddings` module, initialised from the encoder's checkpoint.
+        backbone: a Transformer with an `embeddings` module, initialised from a checkpoint.
+        head: what stands on its hidden states (see `diffcse.predictors`); None for that of replaced token detection.
+        sentence_size: width of the sentence vector; where it is not the backbone's, a linear layer stands between.
         padding_free: compute nothing for padding, where the backbone's attention allows it; what is given back for
             padding is then zero before the head.
     """
 
-    def __init__(self, backbone: PreTrainedModel, *, padding_free: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        head: nn.Module | None = None,
+        *,
+        sentence_size: int | None = None,
+        padding_free: bool = False,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.padding_free = padding_free and packing.supports(backbone)
-        self.head = nn.Linear(int(backbone.config.hidden_size), 2)
+        width = int(backbone.config.hidden_size)
+        self.head = nn.Linear(width, 2) if head is None else head
+        fits = sentence_size in (None, width)
+        self.adapter = nn.Identity() if fits else nn.Linear(int(sentence_size or width), width)
         embedding_output(backbone)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, sentence: Tensor) -> Tensor:
-        """Logits (N, L, 2); index 1 means replaced.
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, sentence: Tensor, where: Tensor | None = None
+    ) -> Tensor:
+        """What the head says of every position, (N, L, ...), or of those in `where`, (M, ...).
+
+        Replaced token detection gives two logits; index 1 means replaced.
 
         Args:
             input_ids: x'', (N, L).
             attention_mask: (N, L), 1 at real tokens.
             sentence: (N, H), with gradient: this is how the encoder learns from the edits.
+            where: (N, L) bool, True at M positions; None for all.
         """
-        return self.head(self.hidden(input_ids, attention_mask, sentence))
+        hidden = self.hidden(input_ids, attention_mask, self.adapter(sentence))
+        return self.head(hidden if where is None else hidden[where])
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor, sentence: Tensor) -> Tensor:
         """Last hidden states (N, L, H); arguments as for `forward`."""

@@ -1,115 +1,177 @@
-"""Sensitive transformations: a frozen masked language model rewrites the sentence, x -> x' -> x''.
+"""Sensitive transformations: x -> x' (a sentence drafted) -> x'' (filled in by a frozen masked language model).
 
-Legend: `N` rows (instances times views), `L` tokens of the padded batch, `M` positions to fill, `E` width of the
-generator, `V` vocabulary.
+An edit is a small class that drafts one sentence: it says where tokens are to be filled in and what stood there. All
+have the same contract, `edit(ids, uniform) -> Draft`, and are a function of the sentence and its own random numbers
+alone. `MlmEdit` then fills the drafts of a whole batch.
+
+Legend: `L` tokens of one sentence, or of the padded batch; `K` tokens of its draft; `N` rows (instances times views);
+`V` vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diffcse import packing
 from diffcse.config import EditConfig
+from diffcse.generator import Generator, sample
+from diffcse.masking import IGNORE, mask_tokens
 
-_LOGITS_AT_ONCE = 1 << 24
-"""Logits held at a time (float32: 64 MiB); argmax and sampling need no more than one chunk."""
+NOTHING = -1
+"""Stands in `Draft.original` where no token of x is to be found: what x'' has there always counts as changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What an edit knows of the vocabulary.
+
+    Attributes:
+        special_ids: ids that are never edited.
+        mask_id: id of [MASK].
+        size: number of ids.
+    """
+
+    special_ids: NDArray[np.int64]
+    mask_id: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """x', one sentence before the generator; every array has shape (K,).
+
+    Attributes:
+        input_ids: what the generator reads.
+        original: the token of x at each place, or `NOTHING`.
+        chosen: True where the generator is to fill in a token.
+        draws: uniform numbers in [0, 1), one a token, for sampling from the generator.
+    """
+
+    input_ids: NDArray[np.int64]
+    original: NDArray[np.int64]
+    chosen: NDArray[np.bool_]
+    draws: NDArray[np.float64]
+
+
+Edit = Callable[[NDArray[np.int64], NDArray[np.float64]], Draft]
+"""Drafts ids (L,) with numbers from `masking.uniforms` (L, 4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replacement:
+    """Some tokens are masked, to be filled in: the edit of DiffCSE (Chuang et al., 2022, section 3)."""
+
+    ratio: float
+    words: Words
+    always_mask: bool = False
+
+    def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> Draft:
+        """K = L."""
+        masked = mask_tokens(
+            ids,
+            uniform,
+            ratio=self.ratio,
+            special_ids=self.words.special_ids,
+            mask_id=self.words.mask_id,
+            vocab_size=self.words.size,
+            always_mask=self.always_mask,
+        )
+        return Draft(input_ids=masked.input_ids, original=ids, chosen=masked.labels != IGNORE, draws=masked.draws)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Insertion:
+    """[MASK] is put after some tokens, to be filled in; the task is to tell the inserted tokens (section 5.3)."""
+
+    ratio: float
+    words: Words
+
+    def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> Draft:
+        """K >= L; nothing follows the last token."""
+        after = np.flatnonzero(uniform[:-1, 0] < self.ratio)
+        return Draft(
+            input_ids=np.insert(ids, after + 1, self.words.mask_id),
+            original=np.insert(ids, after + 1, NOTHING),
+            chosen=np.insert(np.zeros(len(ids), dtype=np.bool_), after + 1, True),
+            draws=np.insert(uniform[:, 3], after + 1, uniform[after, 3]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deletion:
+    """Some tokens are left out; the task is to tell the tokens before which one is missing (section 5.3)."""
+
+    ratio: float
+    words: Words
+
+    def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> Draft:
+        """K <= L; there is nothing to fill in."""
+        gone = (uniform[:, 0] < self.ratio) & ~np.isin(ids, self.words.special_ids)
+        after_a_gap = np.concatenate([[False], gone[:-1]])
+        kept = ~gone
+        return Draft(
+            input_ids=ids[kept],
+            original=np.where(after_a_gap, NOTHING, ids)[kept],
+            chosen=np.zeros(int(kept.sum()), dtype=np.bool_),
+            draws=uniform[kept, 3],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneOf:
+    """One of several edits, drawn for each sentence."""
+
+    edits: tuple[Edit, ...]
+
+    def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> Draft:
+        """The first token, [CLS], is never masked, so its second number is free to draw the edit."""
+        return self.edits[int(uniform[0, 1] * len(self.edits))](ids, uniform)
+
+
+def build_edit(config: EditConfig, words: Words) -> Edit:
+    """The edit that the settings name."""
+    replacement = Replacement(ratio=config.mask_ratio, words=words, always_mask=config.masking == "mask")
+    insertion = Insertion(ratio=config.mask_ratio, words=words)
+    deletion = Deletion(ratio=config.mask_ratio, words=words)
+    edits: dict[str, Edit] = {
+        "replacement": replacement,
+        "insertion": insertion,
+        "deletion": deletion,
+        "all": OneOf(edits=(replacement, insertion, deletion)),
+    }
+    return edits[config.edit]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditedBatch:
-    """What the discriminator reads and what it should say.
+    """What the discriminator reads and what it should say; every tensor has shape (N, L).
 
     Attributes:
-        input_ids: x'', (N, L).
-        replaced: (N, L) bool, True where x'' differs from x at a real token.
+        input_ids: x''.
+        replaced: bool, True where x'' differs from x at a real token.
+        original: x, aligned with x''; `NOTHING` where x has no token.
+        chosen: bool, True where a token was to be filled in.
     """
 
     input_ids: Tensor
     replaced: Tensor
-
-
-class Generator(nn.Module):
-    """A frozen masked language model; it makes predictions only where they are asked for and keeps no gradient.
-
-    Args:
-        mlm: any `AutoModelForMaskedLM`.
-        dropout: keep its dropout on in training mode, as the reference does.
-        padding_free: compute nothing for padding, where the model's attention allows it.
-    """
-
-    def __init__(self, mlm: PreTrainedModel, *, dropout: bool, padding_free: bool = False) -> None:
-        super().__init__()
-        self.padding_free = padding_free and packing.supports(mlm)
-        self.mlm: PreTrainedModel = mlm.requires_grad_(False)
-        self.dropout = dropout
-        self.train()
-
-    def train(self, mode: bool = True) -> Generator:
-        """Follow the training mode only where dropout is wanted."""
-        super().train(mode and self.dropout)
-        return self
-
-    @torch.no_grad()
-    def logits(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Iterator[Tensor]:
-        """Logits at the positions in `where`, in order, in chunks of shape (m, V) that add up to M rows.
-
-        Args:
-            input_ids: x', (N, L).
-            attention_mask: (N, L), 1 at real tokens.
-            where: (N, L) bool, True at the M positions to predict.
-        """
-        output_layer = self._output_layer()
-        if output_layer is None:
-            # The head is not one linear layer (DeBERTa-v3's, say): rows of the batch take the place of chunks.
-            yield from self._logits_by_rows(input_ids, attention_mask, where)
-            return
-        hidden = self._before(output_layer, input_ids, attention_mask, where)  # (M, E)
-        for chunk in hidden.split(max(1, _LOGITS_AT_ONCE // output_layer.out_features)):
-            yield output_layer(chunk)
-
-    def _output_layer(self) -> nn.Linear | None:
-        layer = self.mlm.get_output_embeddings()
-        is_head = isinstance(layer, nn.Linear) and layer.out_features == self.mlm.config.vocab_size
-        return layer if is_head else None
-
-    def _before(self, output_layer: nn.Linear, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
-        """What enters the output layer at `where`, (M, E); the layer itself is given no rows while the model runs."""
-        seen: list[Tensor] = []
-
-        def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-            seen.append(inputs[0])
-            return (inputs[0][:0],)
-
-        handle = output_layer.register_forward_pre_hook(take)
-        try:
-            if not self.padding_free:
-                self.mlm(input_ids=input_ids, attention_mask=attention_mask)
-                return seen[0][where]
-            layout = packing.Layout.of(attention_mask)
-            with packing.packed(self.mlm):
-                self.mlm(**layout.inputs(self.mlm.base_model, input_ids))
-            return seen[0][0, layout.place[where]]
-        finally:
-            handle.remove()
-
-    def _logits_by_rows(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Iterator[Tensor]:
-        size = max(1, _LOGITS_AT_ONCE // (input_ids.shape[1] * self.mlm.config.vocab_size))
-        for ids, mask, wanted in zip(*(part.split(size) for part in (input_ids, attention_mask, where)), strict=True):
-            yield self.mlm(input_ids=ids, attention_mask=mask).logits[wanted]
+    original: Tensor
+    chosen: Tensor
 
 
 class MlmEdit(nn.Module):
-    """x'' = the generator's reading of the masked sentence (Chuang et al., 2022, section 3).
+    """x'' = the generator's reading of the drafts (Chuang et al., 2022, section 3).
 
     Each field of `EditConfig` that differs between the reference code and the paper is a branch of its own here.
 
     Args:
-        mlm: any `AutoModelForMaskedLM` with the encoder's vocabulary.
+        mlm: any `AutoModelForMaskedLM` with the encoder's vocabulary; None fills nothing in, so that x'' = x'.
         config: how predictions are taken.
         cls_id: id that position 0 is forced back to.
         pad_id: the tokenizer's padding id.
@@ -117,12 +179,16 @@ class MlmEdit(nn.Module):
     """
 
     def __init__(
-        self, mlm: PreTrainedModel, config: EditConfig, *, cls_id: int, pad_id: int, padding_free: bool = False
+        self, mlm: PreTrainedModel | None, config: EditConfig, *, cls_id: int, pad_id: int, padding_free: bool = False
     ) -> None:
         super().__init__()
-        self.generator = Generator(mlm, dropout=config.generator_dropout, padding_free=padding_free)
-        self.config = config
+        dropout = config.generator_dropout
+        self.generator = None if mlm is None else Generator(mlm, dropout=dropout, padding_free=padding_free)
         self.cls_id = cls_id
+        # The reference takes the prediction at every position, masked or not; the paper fills only what was masked. An
+        # edit that the reference does not have fills what it asks for: all else would be changed without a label.
+        self.everywhere = config.fill_at == "all" and config.edit == "replacement"
+        self.argmax = config.fill == "argmax"
         # The reference multiplies x'' by the attention mask, which writes id 0: <s>, not padding, for RoBERTa.
         self.padding_id = 0 if config.padding_id == "zero" else pad_id
 
@@ -133,41 +199,27 @@ class MlmEdit(nn.Module):
         """Edit every row.
 
         Args:
-            input_ids: x, (N, L).
-            attention_mask: (N, L), 1 at real tokens.
+            input_ids: x aligned with x', (N, L); `NOTHING` where x has no token.
+            attention_mask: (N, L), 1 at real tokens of x'.
             masked_ids: x', (N, L).
-            chosen: (N, L) bool, the masked positions.
+            chosen: (N, L) bool, where a token is to be filled in.
             draws: (N, L), uniform numbers in [0, 1) for sampling.
         """
         real = attention_mask.bool()
-        # The reference takes the prediction at every position, masked or not; the paper fills only what was masked.
-        where = real if self.config.fill_at == "all" else chosen & real
-        chunks = list(self._tokens(masked_ids, attention_mask, where, draws))
-        edited = input_ids.clone()
-        if chunks:
-            edited[where] = torch.cat(chunks)
+        where = real if self.everywhere else chosen & real
+        edited = masked_ids.clone()
+        if self.generator is not None and bool(where.any()):
+            edited[where] = torch.cat(list(self._tokens(self.generator, masked_ids, attention_mask, where, draws)))
         edited[:, 0] = self.cls_id
         edited = torch.where(real, edited, self.padding_id)
         # A masked token that the generator recovers counts as original.
-        return EditedBatch(input_ids=edited, replaced=(edited != input_ids) & real)
+        replaced = (edited != input_ids) & real
+        return EditedBatch(input_ids=edited, replaced=replaced, original=input_ids, chosen=chosen & real)
 
-    def _tokens(self, masked_ids: Tensor, attention_mask: Tensor, where: Tensor, draws: Tensor) -> Iterator[Tensor]:
+    def _tokens(
+        self, generator: Generator, masked_ids: Tensor, attention_mask: Tensor, where: Tensor, draws: Tensor
+    ) -> Iterator[Tensor]:
         start, uniform = 0, draws[where]
-        for logits in self.generator.logits(masked_ids, attention_mask, where):  # (m, V)
-            if self.config.fill == "argmax":
-                yield logits.argmax(-1)
-            else:
-                yield sample(logits, uniform[start : start + len(logits)])
+        for logits in generator.logits(masked_ids, attention_mask, where):  # (m, V)
+            yield logits.argmax(-1) if self.argmax else sample(logits, uniform[start : start + len(logits)])
             start += len(logits)
-
-
-def sample(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one id a row by the inverse of the cumulative distribution: one uniform number decides each token.
-
-    Args:
-        logits: (m, V).
-        uniform: (m,) numbers in [0, 1).
-    """
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    target = uniform.double().unsqueeze(1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)

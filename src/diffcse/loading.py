@@ -24,14 +24,16 @@ class Networks:
     Attributes:
         transformer: the encoder as a SentenceTransformer module; training changes its weights in place.
         tokenizer: the encoder's.
-        generator: frozen masked language model; None for objective simcse.
+        generator: frozen masked language model; None where nothing is filled in.
         unused_pooler: pooling layer of BERT-like checkpoints, put aside while training and back before saving.
+        teacher: frozen sentence encoder; None where the settings name none.
     """
 
     transformer: Transformer
     tokenizer: Any
     generator: PreTrainedModel | None
     unused_pooler: nn.Module | None
+    teacher: nn.Module | None = None
 
     def restore_pooler(self) -> None:
         """Put the unused pooling layer back, so that the saved folder loads without a word about missing weights."""
@@ -40,18 +42,19 @@ class Networks:
 
 
 def load_networks(config: Config) -> Networks:
-    """Load encoder, tokenizer and, for DiffCSE, the generator; vocabularies are compared before weights are read.
+    """Load encoder, tokenizer and what the settings need beside it; vocabularies are compared before weights are read.
 
     Raises:
-        UserError: for a name that cannot be loaded, or a generator with another vocabulary.
+        UserError: for a name that cannot be loaded, or a generator or teacher with another vocabulary.
     """
     settings = config.model
-    with_edits = config.objective.objective == "diffcse"
     encoder_name, generator_name = resolve(settings.encoder), resolve(settings.generator, GENERATOR)
     tokenizer = load_tokenizer(encoder_name, settings)
-    if with_edits:
+    if config.has_edits:
         check_tokenizer(tokenizer, settings.encoder)
+    if config.has_generator:
         check_vocabulary(tokenizer, load_tokenizer(generator_name, settings), settings)
+    teacher = load_teacher(config, tokenizer) if config.extensions.teacher else None
     model = load_encoder(
         encoder_name,
         pooler=settings.pooler,
@@ -63,8 +66,9 @@ def load_networks(config: Config) -> Networks:
     return Networks(
         transformer=transformer,
         tokenizer=tokenizer,
-        generator=load_generator(generator_name, settings) if with_edits else None,
+        generator=load_generator(generator_name, settings) if config.has_generator else None,
         unused_pooler=getattr(backbone, "pooler", None),
+        teacher=teacher,
     )
 
 
@@ -96,6 +100,17 @@ def load_generator(name: str, settings: ModelConfig) -> PreTrainedModel:
             dtype=torch.float32,
             use_safetensors=True,
         )
+
+
+def load_teacher(config: Config, tokenizer: Any) -> nn.Module:
+    """The teacher as a SentenceTransformer; it reads the encoder's ids, so its vocabulary must be the same."""
+    settings, name = config.model, config.extensions.teacher
+    place = resolve(name)
+    teacher = load_encoder(place, trust_remote_code=settings.trust_remote_code, revision=_revision(place, settings))
+    if teacher.tokenizer.get_vocab() != tokenizer.get_vocab():
+        rule = f"one with the vocabulary of encoder {settings.encoder}"
+        raise UserError(f"teacher {name}", rule, "another vocabulary", "choose a teacher of the encoder's family")
+    return teacher
 
 
 def check_tokenizer(tokenizer: Any, name: str) -> None:

@@ -19,6 +19,9 @@ IGNORE = -100
 
 _DRAWS_PER_TOKEN = 4
 
+EDIT, VIEW, NEXT = 0, 1, 2
+"""What a stream of numbers is for: the edit of a sentence, its second view, the edit of the sentence after it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedSentence:
@@ -35,17 +38,17 @@ class MaskedSentence:
     draws: NDArray[np.float64]
 
 
-def uniforms(seed: int, epoch: int, example: int, view: int, length: int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1) of shape (L, 4) that belong to this (seed, epoch, example, view).
+def uniforms(seed: int, epoch: int, example: int, view: int, length: int, purpose: int = EDIT) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1) of shape (L, 4) that belong to this (seed, epoch, example, view) and purpose.
 
     A longer sentence draws the same first rows: the numbers do not depend on `length`.
 
     >>> bool((uniforms(1, 0, 7, 0, 3) == uniforms(1, 0, 7, 0, 5)[:3]).all())
     True
     """
-    # Philox counts blocks in the lowest word of its 256-bit counter, so (view, example) in the two highest words
-    # give streams of 2^128 blocks each that never meet.
-    stream = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64), counter=[0, 0, view, example])
+    # Philox counts blocks in the lowest word of its 256-bit counter, so (purpose, view, example) in the three higher
+    # words give streams of 2^64 blocks each that never meet.
+    stream = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64), counter=[0, purpose, view, example])
     return np.random.Generator(stream).random((length, _DRAWS_PER_TOKEN))
 
 

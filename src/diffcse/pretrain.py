@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, TrainerCallback, TrainingArguments
 
-from diffcse.config import PretrainConfig
+from diffcse.config_start import PretrainConfig
 from diffcse.errors import UserError
 from diffcse.files import move_into
 from diffcse.masking import IGNORE, mask_tokens, uniforms

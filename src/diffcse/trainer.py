@@ -67,6 +67,7 @@ class SafeTrainer(Trainer):
         order: a sampler with `set_epoch`; one that yields lists is used as a batch sampler.
         collate: makes a batch of the examples.
         callbacks: the Trainer's callbacks.
+        learning_rates: peak learning rate of the parameters whose name begins so, where it is not that of `args`.
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class SafeTrainer(Trainer):
         order: Sampler[Any],
         collate: Callable[[list[Any]], dict[str, Tensor]],
         callbacks: list[TrainerCallback],
+        learning_rates: Mapping[str, float] | None = None,
     ) -> None:
         self.order = order
+        self.learning_rates = learning_rates or {}
         self._sums: dict[str, Tensor] = {}
         self._steps_summed = 0
         self.module, self.dataset = model, dataset
@@ -105,6 +108,17 @@ class SafeTrainer(Trainer):
             **how,
         )
         return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimiser; what has a learning rate of its own goes into groups of its own."""
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(model)
+        for start, rate in self.learning_rates.items():
+            if rate != self.args.learning_rate:
+                named = self.module.named_parameters()
+                _set_rate(optimizer, {id(parameter) for name, parameter in named if name.startswith(start)}, rate)
+        return optimizer
 
     def compute_loss(
         self,
@@ -150,6 +164,15 @@ class SafeTrainer(Trainer):
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             _sync_folder(folder)
             write_whole(folder / COMPLETE, json.dumps({"step": self.state.global_step}).encode())
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, chosen: set[int], rate: float) -> None:
+    """Move the parameters with these identities into groups with another learning rate, all else kept."""
+    for group in list(optimizer.param_groups):
+        moved = [parameter for parameter in group["params"] if id(parameter) in chosen]
+        if moved:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+            optimizer.add_param_group({**group, "params": moved, "lr": rate})
 
 
 def last_checkpoint(folder: Path, *, remove_broken: bool = False) -> Path | None:

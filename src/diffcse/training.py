@@ -94,8 +94,9 @@ def train(
     limit = config.training.max_tokens
     with counting(console, "tokenise", len(rows)) as show:
         tokens = tokenise(rows, networks.tokenizer, max_tokens=limit, cache_dir=cache_dir, on_progress=show)
-    dataset = Examples(tokens)
+    dataset = Examples(tokens, with_next=config.has_edits and config.edits.edited_text != "same")
     check_size(dataset, config)
+    check_lengths(dataset, networks, config)
     run.check_text(rows)
     model = build_model(networks, config)
     run.check_space(model)
@@ -148,13 +149,30 @@ def check_size(dataset: Examples, config: Config) -> None:
         )
 
 
+def check_lengths(dataset: Examples, networks: Networks, config: Config) -> None:
+    """A sentence that an edit or a view makes longer must still fit; pairs have no next sentence and one view each."""
+    longer = (config.has_edits and config.edits.edit in ("insertion", "all")) or config.views.view == "repetition"
+    settings: Any = networks.transformer.model.config
+    most = getattr(settings, "max_position_embeddings", None)
+    limit = config.training.max_tokens
+    if longer and most is not None and 2 * limit > most - 2:  # RoBERTa keeps two positions for padding
+        raise UserError("max_tokens", f"at most {(most - 2) // 2} with what makes sentences longer", limit, "lower it")
+    columns = len(dataset.columns)
+    for name, plain in (("edited_text", config.edits.edited_text == "same"), ("view", config.views.view == "dropout")):
+        if columns > 1 and not plain:
+            raise UserError(name, "at its default with pairs of texts", f"{columns} columns", "give one column of text")
+    if columns > 2 and config.extensions.edits_as != "none":
+        do = "leave the third column out"
+        raise UserError("edits_as", "none with hard negatives in the text", config.extensions.edits_as, do)
+
+
 def build_model(networks: Networks, config: Config) -> DiffCSEModel:
     """The training module on the loaded networks."""
     tokenizer, edit = networks.tokenizer, None
-    if networks.generator is not None:
+    if config.has_edits:
         ids = {"cls_id": tokenizer.cls_token_id, "pad_id": tokenizer.pad_token_id}
         edit = MlmEdit(networks.generator, config.edits, **ids, padding_free=config.training.padding_free)
-    model = DiffCSEModel(networks.transformer.model, edit, config)
+    model = DiffCSEModel(networks.transformer.model, edit, config, networks.teacher)
     if config.training.gradient_checkpointing:
         model.checkpoint_layers()
     return model
@@ -171,14 +189,15 @@ def build_trainer(
         callbacks.append(LiveDisplay(console, config.objective.objective))
     if model.average is not None:
         callbacks.append(Average(model, settings.ema_decay))  # before the callback that scores
-    edits = config.edits if model.edit is not None else None
+    edits = config.edits if config.has_edits else None
     trainer = SafeTrainer(
         model,
         trainer_arguments(run.checkpoints, config),
         dataset=dataset,
         order=EpochOrder(len(dataset), settings.seed),
-        collate=Collator(tokenizer, edits, settings.seed),
+        collate=Collator(tokenizer, edits, settings.seed, config.views),
         callbacks=callbacks,
+        learning_rates={"discriminator.": settings.discriminator_learning_rate or settings.learning_rate},
     )
     return trainer
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from diffcse.cli.options import SOURCES, given_only, with_fields
-from diffcse.config import CooccurConfig
+from diffcse.config_start import CooccurConfig
 
 
 def cooccur(

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
-from diffcse.config import field_docs
 from diffcse.errors import UserError
+from diffcse.settings import field_docs
 
 SOURCES = Annotated[
     list[str],

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from diffcse.cli.options import SOURCES, given_only, with_fields
-from diffcse.config import PretrainConfig
+from diffcse.config_start import PretrainConfig
 
 
 def pretrain(

@@ -1,0 +1,111 @@
+"""Settings of the networks that a run can start from: a small masked language model, and word co-occurrence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from diffcse.config import BUNDLED
+from diffcse.errors import UserError
+from diffcse.settings import Checked
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(Checked):
+    """Size and schedule of a small masked language model."""
+
+    vocab_size: int = 8192
+    """Entries of the WordPiece vocabulary (tokens)."""
+    hidden_size: int = 256
+    """Width of a token vector."""
+    layers: int = 4
+    """Transformer layers."""
+    heads: int = 4
+    """Attention heads a layer."""
+    intermediate_size: int = 1024
+    """Width of the feed-forward layer."""
+    max_length: int = 128
+    """Longest example (tokens); longer text is cut."""
+    mask_ratio: float = 0.2
+    """Share of tokens to predict, 0 to 1."""
+    batch_tokens: int = 4096
+    """Tokens in a training batch."""
+    total_tokens: int = 28_000_000
+    """Tokens to train on before stopping."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup_ratio: float = 0.04
+    """Share of the steps in which the learning rate rises to its peak, 0 to 1."""
+    decay_ratio: float = 0.3
+    """Share of the steps, the last ones, in which the learning rate falls to 0, 0 to 1."""
+    checkpoint_every_steps: int = 250
+    """Steps between checkpoints."""
+    held_out: int = 2000
+    """Sentences, the first ones, that are kept for evaluation and not trained on."""
+    seed: int = 0
+    """Seed of the weights, the order and the masks."""
+
+    def _check(self) -> None:
+        for name in ("vocab_size", "hidden_size", "layers", "heads", "max_length", "batch_tokens", "total_tokens"):
+            self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
+        self._need(
+            "hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it"
+        )
+        self._need("mask_ratio", 0 < self.mask_ratio < 1, "between 0 and 1", "use 0.15 to 0.3")
+        self._need("vocab_size", self.vocab_size <= 65_536, "at most 65536", "token ids are kept in 16 bits")
+        if self.warmup_ratio + self.decay_ratio > 1:
+            got = f"{self.warmup_ratio} + {self.decay_ratio}"
+            raise UserError("warmup_ratio + decay_ratio", "at most 1", got, "lower one of them")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that `total_tokens` make."""
+        return math.ceil(self.total_tokens / self.batch_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CooccurConfig(Checked):
+    """An encoder to start from, made of word co-occurrence."""
+
+    tokenizer: str = BUNDLED
+    """Tokenizer whose words are counted: a Hub name, a folder or `bundled`; the one of your
+    generator."""
+    narrow_window: int = 2
+    """Largest distance between two words of a pair (tokens) in the narrow window: what can stand in a word's place."""
+    broad_window: int = 10
+    """Largest distance in the broad window (tokens): what the text is about."""
+    context_smoothing: float = 0.75
+    """Power of a context word's frequency, 0 to 1; below 1 rare contexts count for less (Levy et al., 2015)."""
+    singular_power: float = -1.0
+    """Power of the singular values in the word vectors; 1 is the plain factorisation, -1 makes all
+    dimensions count alike."""
+    frequency_scale: float = 1e-3
+    """The a of a word's weight a / (a + p), p being its share of the text (Arora et al., 2017)."""
+    hidden_size: int = 576
+    """Width of a token vector; two of it hold a constant."""
+    layers: int = 1
+    """Transformer layers, which add nothing before training."""
+    heads: int = 8
+    """Attention heads a layer."""
+    intermediate_size: int = 256
+    """Width of the feed-forward layer."""
+    max_length: int = 128
+    """Longest input (tokens)."""
+    held_out: int = 2000
+    """Sentences, the first ones, that are kept for evaluation and not counted."""
+    seed: int = 0
+    """Seed of the factorisation and of the layers' weights."""
+
+    def _check(self) -> None:
+        for name in ("narrow_window", "layers", "heads", "intermediate_size", "max_length"):
+            self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
+        self._need("hidden_size", self.hidden_size >= 4, "at least 4", "use 256 to 768")
+        self._need(
+            "hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it"
+        )
+        least = self.narrow_window
+        self._need("broad_window", self.broad_window >= least, f"at least narrow_window ({least})", "use 5 to 20")
+        self._need("context_smoothing", 0 < self.context_smoothing <= 1, "above 0 and at most 1", "use 0.75")
+        self._need("frequency_scale", self.frequency_scale > 0, "greater than 0", "use 1e-4 to 1e-2")
+        self._need("held_out", self.held_out >= 0, "at least 0", "use 2000")
+        self._need("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1", "use a small whole number")

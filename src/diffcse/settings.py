@@ -1,0 +1,67 @@
+"""What every settings class shares: values checked against what is declared, and one text for each field.
+
+The docstring under a field is the only text about it: the command line's help and the reference page print it.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import math
+import textwrap
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+from diffcse.errors import UserError
+
+
+class Checked:
+    """Checks closed sets and plain types, so that each class below only states its own rules."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):  # type: ignore[arg-type]
+            value = _as_declared(field.name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
+        self._check()
+
+    def _check(self) -> None:
+        """Rules that involve ranges or several fields."""
+
+    def _need(self, name: str, holds: bool, rule: str, do: str) -> None:
+        if not holds:
+            raise UserError(name, rule, getattr(self, name), do)
+
+
+def field_docs(cls: type[Any]) -> dict[str, str]:
+    """The docstring under each field of a settings class.
+
+    >>> from diffcse.config import ObjectiveConfig
+    >>> field_docs(ObjectiveConfig)["temperature"]
+    'Divisor of the cosine similarities in the contrastive loss.'
+    """
+    (module,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(module, ast.ClassDef)
+    docs = {}
+    for field, text in itertools.pairwise(module.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            assert isinstance(field.target, ast.Name)
+            docs[field.target.id] = " ".join(str(text.value.value).split())
+    return docs
+
+
+def _as_declared(name: str, value: Any, hint: Any) -> Any:
+    choices = get_args(hint)
+    if choices:
+        if value not in choices:
+            raise UserError(name, f"one of {', '.join(map(str, choices))}", value, "choose one of them")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        raise UserError(name, kinds.get(hint, hint.__name__), repr(value), "give a value of that kind")
+    if hint is float and not math.isfinite(value):
+        raise UserError(name, "finite", value, "give an ordinary number")
+    return value
