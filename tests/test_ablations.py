@@ -18,11 +18,15 @@ def test_every_row_is_a_run_of_its_own_with_a_published_number(table):
     for run in runs:
         assert run.config.training.max_steps == 5
         row = {name: value for name, value in run.varied.items() if name != "seed"}
-        assert 54 < wanted.published[describe(row)] < 85
+        score = next(score for given, score in TABLES[table] if given == row)
+        assert wanted.published.get(describe(row)) == score
+        assert score is None or 54 < score < 85
 
 
 def test_the_published_recipe_has_the_published_best():
-    best = {name: max(rows, key=lambda row: row[1])[0] for name, rows in TABLES.items()}
+    best = {name: max(rows, key=lambda row: row[1] or 0)[0] for name, rows in TABLES.items()}
+    assert best["objective"] == {"objective": "diffcse", "projector": "bn"}
+    assert best["augmentation"] == {"edit": "replacement", "mask_ratio": 0.15}
     assert best["masking"] == {"mask_ratio": 0.3} and best["lambda"] == {"lambda_weight": 0.005}
     assert best["generator"] == {"generator": "distilbert-base-uncased"}
     assert {score for rows in TABLES.values() for row, score in rows if row == best["masking"]} == {84.56}
