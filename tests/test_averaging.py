@@ -71,13 +71,14 @@ def test_a_killed_run_goes_on_with_the_bits_of_its_average(tmp_path):
     text = tiny.write_sentences(tmp_path / "text.txt", 64)
     settings = ["--preset", "small", "--objective", "simcse", "--encoder", encoder, "--cache", str(tmp_path / "cache")]
     settings += ["--batch-size", "8", "--max-steps", "12", "--save-every-steps", "2", "--log-every-steps", "1"]
-    settings += ["--learning-rate", "1e-3", "--ema-decay", "0.9"]
+    # The queue of earlier vectors and the numbers of a view are state of the run as well.
+    settings += ["--learning-rate", "1e-3", "--ema-decay", "0.9", "--queue-size", "24", "--view", "repetition"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def command(output: Path, *more: str) -> list[str]:
         return [sys.executable, "-m", "diffcse", "train", str(text), "-o", str(output), *settings, *more]
 
-    for name, more in (("whole", ()), ("plain", ("--ema-decay", "0"))):
+    for name, more in (("whole", ()), ("plain", ("--ema-decay", "0", "--queue-size", "0"))):
         subprocess.run(command(tmp_path / name, *more), env=environment, check=True, capture_output=True)
     killed = tmp_path / "killed"
     child = subprocess.Popen(command(killed), env=environment, stderr=subprocess.DEVNULL)
