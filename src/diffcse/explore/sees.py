@@ -132,7 +132,7 @@ def look(parts: TrainedParts, sentence: str, other: str, seed: int = 0) -> Seen:
 
 def edit_batch(parts: TrainedParts, sentence: str, seed: int) -> dict[str, Tensor]:
     """The sentence as `MlmEdit` takes it, each tensor (1, L): masked as the training's collator masks."""
-    collate = Collator(parts.tokenizer, parts.config.edits, seed)
+    collate = Collator(parts.tokenizer, replace(parts.config.edits, edited_text="same"), seed)
     ids = _ids(parts, sentence)[0].numpy()
     return {name: value[:, 0] for name, value in collate([(0, 0, [ids])]).items()}
 
@@ -169,8 +169,10 @@ def _settings(folder: Path) -> Config:
             raise
         raise UserError(f"{path}", "the settings of a training run", error, _RETRAIN) from error
     config = build(**fields)
-    if config.objective.objective != "diffcse":
-        raise UserError(f"model {folder}", "trained with objective diffcse", "objective simcse", _RETRAIN)
+    seen = (config.objective.objective, config.objective.predictor, config.edits.edit)
+    if seen != ("diffcse", "rtd", "replacement"):
+        rule = "trained with objective diffcse, predictor rtd and edit replacement"
+        raise UserError(f"model {folder}", rule, ", ".join(seen), _RETRAIN)
     return replace(config, model=replace(config.model, trust_remote_code=False))
 
 
