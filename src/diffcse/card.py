@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from diffcse import __version__
+from diffcse.checkpoint_mean import Mean
 from diffcse.config import BUNDLED, Config
 from diffcse.selection import Best
 
@@ -20,12 +21,12 @@ _CITATION = """@inproceedings{chuang2022diffcse,
 }"""
 
 
-def model_card(config: Config, best: Best | None, metrics: list[dict[str, Any]]) -> str:
+def model_card(config: Config, kept: Best | Mean | None, metrics: list[dict[str, Any]]) -> str:
     """README.md of a trained model.
 
     Args:
         config: the run's settings.
-        best: what was kept and why; None for the last step.
+        kept: the weights that were kept; None for those of the last step.
         metrics: the run's log lines.
     """
     name = {"diffcse": "DiffCSE", "simcse": "SimCSE"}[config.objective.objective]
@@ -35,13 +36,13 @@ def model_card(config: Config, best: Best | None, metrics: list[dict[str, Any]])
         tags=["sentence-transformers", "sentence-similarity", "feature-extraction", config.objective.objective],
         base_model=None if config.model.encoder == BUNDLED else config.model.encoder,
         model_name=f"{name} sentence encoder",
-        eval_results=_results(best),
+        eval_results=_results(kept),
     )
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{_body(name, config, best, metrics)}"))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{_body(name, config, kept, metrics)}"))
 
 
-def _results(best: Best | None) -> list[EvalResult] | None:
-    if best is None or best.metric != "stsb":
+def _results(kept: Best | Mean | None) -> list[EvalResult] | None:
+    if kept is None or kept.metric != "stsb":
         return None
     result = EvalResult(
         task_type="sts",
@@ -51,14 +52,16 @@ def _results(best: Best | None) -> list[EvalResult] | None:
         dataset_split="dev",
         metric_type="cosine_spearman",
         metric_name="Spearman",
-        metric_value=best.score,
+        metric_value=kept.score,
     )
     return [result]
 
 
-def _body(name: str, config: Config, best: Best | None, metrics: list[dict[str, Any]]) -> str:
+def _body(name: str, config: Config, kept: Best | Mean | None, metrics: list[dict[str, Any]]) -> str:
     last: dict[str, Any] = next((line for line in reversed(metrics) if "loss" in line), {})
-    kept = "the last step" if best is None else f"step {best.step} ({best.metric} {best.score:.4f})"
+    weights = "the last step" if kept is None else kept.describe()
+    if isinstance(kept, Mean) and config.training.ema_decay:
+        weights += "; each the moving average at that step"
     return f"""
 # {name} sentence encoder
 
@@ -72,7 +75,7 @@ model = SentenceTransformer("this folder")
 print(model.similarity(model.encode(["A dog runs."]), model.encode(["A dog is running."])))
 ```
 
-Kept: {kept}. Last training line:
+Kept: {weights}. Last training line:
 
 ```json
 {json.dumps(last)}

@@ -216,6 +216,11 @@ class TrainingConfig(Checked):
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the encoder's weights, each step; the average is scored and saved in
     place of the weights themselves. 0: no average; 0.99 to 0.999 are usual."""
+    average_checkpoints: int = 0
+    """Evaluations (see eval_every_steps) over which the encoder's weights are averaged; their plain mean is the model
+    that is saved. With ema_decay the moving average is what is averaged. 0: one step's weights are saved."""
+    average_which: Literal["last", "best"] = "last"
+    """Evaluations that average_checkpoints takes: the last ones, whatever their scores, or the best by select_by."""
     keep_discriminator: bool = False
     """Keep discriminator and projector beside the model, in its folder `training`, for research."""
     report_to: str = "none"
@@ -236,6 +241,9 @@ class TrainingConfig(Checked):
         self._need("rows_at_once", self.rows_at_once >= 0, "at least 0", "use 0 for the whole batch")
         self._need("clip_norm", self.clip_norm > 0, "greater than 0", "use 1.0, the published value")
         self._need("ema_decay", 0 <= self.ema_decay < 1, "0 or more and below 1", "use 0 (off) or 0.99")
+        self._need("average_checkpoints", self.average_checkpoints >= 0, "at least 0", "use 0 (off) or 3 to 10")
+        scored = not self.average_checkpoints or self.average_which == "last" or self.select_by != "last"
+        self._need("average_which", scored, "last where select_by is last", "use select_by label-free or stsb")
         self._need("data_workers", self.data_workers >= 0, "at least 0", "use 0, 1 or 2")
         self._need("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1", "use a small whole number")
 

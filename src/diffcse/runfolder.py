@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,12 +117,20 @@ class RunFolder:
             do = "give the text as it was, or choose another folder"
             raise UserError(f"output {self.folder}", "an interrupted run on this text", "one on other text", do)
 
-    def check_space(self, model: nn.Module) -> None:
-        """Room for three checkpoints (weights and two moments each), the best weights and the model."""
+    def check_space(self, model: nn.Module, terms: int = 0) -> None:
+        """Room for three checkpoints (weights and two moments each), the best weights and the model.
+
+        Args:
+            model: what is trained; has an `encoder`.
+            terms: evaluations whose mean is kept; twice their files may wait, and one is being written.
+        """
         if not _is_first():
             return
-        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        need, free = trained * (3 * 3 + 2), shutil.disk_usage(self.folder).free
+        trained = _bytes(p for p in model.parameters() if p.requires_grad)
+        need = trained * (3 * 3 + 2)
+        if terms:
+            need += (2 * terms + 1) * _bytes(model.get_submodule("encoder").parameters())
+        free = shutil.disk_usage(self.folder).free
         if free < need:
             rule = f"on a disk with {need / 1e9:.1f} GB free for checkpoints"
             raise UserError(
@@ -180,6 +188,10 @@ def is_finished(folder: Path) -> bool:
 def _is_first() -> bool:
     """Whether this process writes; torchrun's variable is there before a process group is."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _without(about: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -98,6 +98,19 @@ class Best:
     score: float
     metric: str
 
+    def describe(self) -> str:
+        """In words.
+
+        >>> Best(step=250, score=0.8, metric="stsb").describe()
+        'step 250, stsb 0.8000'
+        """
+        return f"step {self.step}, {self.metric} {self.score:.4f}"
+
+
+def due(state: TrainerState, every_steps: int) -> bool:
+    """Whether this step is one that is evaluated: every so many, and the last."""
+    return state.global_step % every_steps == 0 or state.global_step == state.max_steps
+
 
 class KeepBest(TrainerCallback):
     """Scores the encoder every so many steps and keeps the weights of the best.
@@ -129,8 +142,7 @@ class KeepBest(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Score, and keep the weights if they are better than the best so far."""
-        due = state.global_step % self.every_steps == 0 or state.global_step == state.max_steps
-        if not due or not state.is_world_process_zero:
+        if not due(state, self.every_steps) or not state.is_world_process_zero:
             return
         value = self.score()
         best = read_best(self.path)

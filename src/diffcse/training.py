@@ -23,6 +23,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from diffcse import card, distributed, selection
 from diffcse.averaging import Average, averaged, swap
 from diffcse.batches import Collator, Examples
+from diffcse.checkpoint_mean import KeepForMean, Mean, mean_weights
 from diffcse.config import Config
 from diffcse.data import ReadReport, read_texts, tokenise
 from diffcse.edits import MlmEdit
@@ -46,7 +47,7 @@ class TrainResult:
         folder: where the model is, or where the unfinished run waits.
         finished: False if the run was interrupted; the same command resumes it.
         step: optimiser step it ended at.
-        best: what was kept and why; None where the last step was kept.
+        best: what was kept and why; None where the last step was kept, and in all but the first process.
         read: what was read and skipped.
         seconds: wall time of this call.
     """
@@ -54,7 +55,7 @@ class TrainResult:
     folder: Path
     finished: bool
     step: int
-    best: Best | None
+    best: Best | Mean | None
     read: ReadReport
     seconds: float
 
@@ -99,15 +100,19 @@ def train(
     check_lengths(dataset, networks, config)
     run.check_text(rows)
     model = build_model(networks, config)
-    run.check_space(model)
+    run.check_space(model, config.training.average_checkpoints)
     encoder = sentence_transformer(networks.transformer, config.model.pooler)
     trainer = build_trainer(model, dataset, networks.tokenizer, run, config, console)
     chosen = choose_criterion(config, criterion, rows["text0"])
-    if chosen is not None:
-        trainer.add_callback(keep_best(chosen, encoder, trainer, run, config))
+    keep = keeper(chosen, encoder, trainer, run, config)
+    if keep is not None:
+        trainer.add_callback(keep)
     trainer.train(resume_from_checkpoint=run.last_checkpoint())
     finished = trainer.state.global_step >= trainer.state.max_steps
-    best = finish(trainer, encoder, networks, run, config) if finished else None
+    best = None
+    if finished and trainer.args.should_save:
+        best = choose_weights(keep, chosen, encoder, trainer)
+        save_model(best, trainer, encoder, networks, run, config)
     trainer.accelerator.end_training()
     return TrainResult(
         folder=output,
@@ -128,6 +133,10 @@ def choose_criterion(config: Config, labelled: Criterion | None, sentences: Sequ
         raise UserError(
             "select_by stsb", "given with STS-B dev data", "no data", "add --senteval FOLDER or use label-free"
         )
+    best_of = config.training.average_checkpoints and config.training.average_which == "best"
+    if wanted == "auto" and labelled is None and best_of:
+        do = "use select_by label-free, or add --senteval FOLDER"
+        raise UserError("average_which", "last where nothing tells which step is best", "best", do)
     return None if wanted == "last" else labelled
 
 
@@ -241,47 +250,77 @@ def distributed_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def keep_best(
-    criterion: Criterion, encoder: SentenceTransformer, trainer: SafeTrainer, run: RunFolder, config: Config
-) -> KeepBest:
-    """The callback that scores the encoder and keeps the weights of the best step."""
+def keeper(
+    chosen: Criterion | None, encoder: SentenceTransformer, trainer: SafeTrainer, run: RunFolder, config: Config
+) -> KeepBest | KeepForMean | None:
+    """The callback that scores the encoder and keeps the weights of the best step, or those of a mean's terms."""
+    settings, every, terms = config.training, config.training.eval_every_steps, config.training.average_checkpoints
+
+    def score() -> float:
+        assert chosen is not None
+        with averaged(trainer.module):
+            return chosen.score(encode_by(encoder))
+
+    def state() -> dict[str, Tensor]:
+        with averaged(trainer.module):
+            return trainer.module.get_submodule("encoder").state_dict() if terms else trainer.saved_state()
+
+    if terms:
+        return KeepForMean(
+            run.checkpoints,
+            count=terms,
+            which=settings.average_which,
+            every_steps=every,
+            state=state,
+            score=None if chosen is None else score,
+            report=lambda value: trainer.report({chosen.name: value} if chosen else {}),
+        )
+    if chosen is None:
+        return None
+    return KeepBest(run.best, metric=chosen.name, score=score, state=state, every_steps=every, report=trainer.report)
+
+
+def encode_by(encoder: SentenceTransformer) -> selection.Encode:
+    """What a criterion asks: sentences to vectors."""
 
     def encode(sentences: list[str]) -> NDArray[np.float32]:
         vectors: NDArray[np.float32] = encoder.encode(sentences, batch_size=64, show_progress_bar=False)
         return vectors
 
-    def score() -> float:
-        with averaged(trainer.module):
-            return criterion.score(encode)
-
-    def state() -> dict[str, Tensor]:
-        with averaged(trainer.module):
-            return trainer.saved_state()
-
-    return KeepBest(
-        run.best,
-        metric=criterion.name,
-        score=score,
-        state=state,
-        every_steps=config.training.eval_every_steps,
-        report=trainer.report,
-    )
+    return encode
 
 
-def finish(
-    trainer: SafeTrainer, encoder: SentenceTransformer, networks: Networks, run: RunFolder, config: Config
-) -> Best | None:
-    """Put the best weights in, save the model folder, and mark the run as finished."""
-    best = selection.read_best(run.best)
-    if best is not None:
-        trainer.module.load_state_dict(selection.load_best(run.best), strict=False)
+def choose_weights(
+    keep: KeepBest | KeepForMean | None, chosen: Criterion | None, encoder: SentenceTransformer, trainer: SafeTrainer
+) -> Best | Mean | None:
+    """Put the weights that are kept into the encoder, and say which they are."""
+    module = trainer.module
+    if isinstance(keep, KeepForMean):
+        terms = keep.terms()
+        module.get_submodule("encoder").load_state_dict(mean_weights(terms))
+        score = None if chosen is None else chosen.score(encode_by(encoder))
+        steps = tuple(term.step for term in terms)
+        return Mean(steps=steps, score=score, metric=None if chosen is None else chosen.name)
+    best = None if keep is None else selection.read_best(keep.path)
+    if keep is not None and best is not None:
+        module.load_state_dict(selection.load_best(keep.path), strict=False)
     else:
-        swap(trainer.module)
-    if trainer.args.should_save:
-        networks.restore_pooler()
-        files = {"README.md": card.model_card(config, best, run.read_metrics()).encode()}
-        save_folder(encoder, run.folder, files)
-        if config.training.keep_discriminator:
-            run.save_training_state(trained_parts(trainer.saved_state()))
-        run.mark_finished()
+        swap(module)
     return best
+
+
+def save_model(
+    best: Best | Mean | None,
+    trainer: SafeTrainer,
+    encoder: SentenceTransformer,
+    networks: Networks,
+    run: RunFolder,
+    config: Config,
+) -> None:
+    """Write the model folder and mark the run as finished."""
+    networks.restore_pooler()
+    files = {"README.md": card.model_card(config, best, run.read_metrics()).encode()}
+    save_folder(encoder, run.folder, files)
+    if config.training.keep_discriminator:
+        run.save_training_state(trained_parts(trainer.saved_state()))
+    run.mark_finished()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
@@ -54,7 +55,7 @@ def train(
     from diffcse.training import train as run
 
     quiet_libraries()
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # under torchrun the first one talks
     result = run(sources, output, config, columns=names, criterion=criterion, cache_dir=cache, console=console)
     report(result, console)
 
@@ -77,8 +78,7 @@ def report(result: TrainResult, console: Console) -> None:
     if not result.finished:
         console.print(f"stopped at step {result.step}; the same command goes on from there", soft_wrap=True)
         sys.exit(130)
-    best = result.best
-    kept = "last step" if best is None else f"step {best.step}, {best.metric} {best.score:.4f}"
+    kept = "last step" if result.best is None else result.best.describe()
     console.print(f"model in {result.folder} (kept: {kept}; {result.seconds:.0f} s)", soft_wrap=True)
 
 
