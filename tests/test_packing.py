@@ -43,7 +43,7 @@ def test_a_layout_packs_and_unpacks(lengths):
     assert torch.equal(layout.unpack(packed), ids)
     assert torch.equal(packed[0, layout.starts], ids[:, 0])
     assert torch.equal(packed[0][layout.place[mask.bool()]], ids[mask.bool()])
-    assert sorted(n for count, n in layout.groups for _ in range(count)) == sorted(lengths)
+    assert sorted(block.length for block in layout.groups for _ in range(block.sentences)) == sorted(lengths)
 
 
 @pytest.mark.parametrize("pooler", POOLERS)
@@ -130,6 +130,35 @@ def test_the_discriminator_says_the_same_at_real_tokens(family):
     discriminator.padding_free = True
     packed = discriminator(ids, mask, sentence)
     close(packed[mask.bool()], padded[mask.bool()])
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [4, 4, 4], [20, 2, 5]])
+@pytest.mark.parametrize("padding_id", [0, 1])
+@pytest.mark.parametrize("family", PACKED)
+def test_the_discriminator_says_the_same_at_padding(family, padding_id, lengths):
+    """The tiny ModernBERT's window is 8: some padding sees no token there, and some sees a few."""
+    ids, mask = batch(lengths)
+    ids = torch.where(mask.bool(), ids, padding_id)
+    drawn = torch.Generator().manual_seed(3)
+    wanted = torch.randn(*ids.shape, 2, generator=drawn)
+    sentence = torch.randn(len(ids), 16, generator=drawn)
+    results = []
+    for padding_free in (False, True):
+        torch.manual_seed(0)
+        backbone = tiny.encoder(family, dropout=0.0)
+        discriminator = Discriminator(backbone, padding_free=padding_free, padding_asked=True).train()
+        vectors = sentence.clone().requires_grad_(True)
+        logits = discriminator(ids, mask, vectors)
+        (logits * wanted).sum().backward()
+        results.append((logits, vectors.grad, {name: p.grad for name, p in discriminator.named_parameters()}))
+    (padded, padded_vectors, padded_gradients), (packed, packed_vectors, packed_gradients) = results
+    close(packed, padded)
+    close(packed_vectors, padded_vectors)
+    for name, gradient in padded_gradients.items():
+        assert (gradient is None) == (packed_gradients[name] is None), name
+        if gradient is not None:
+            scale = gradient.abs().max().clamp(min=1)
+            close(packed_gradients[name] / scale, gradient / scale)
 
 
 def step(family: str, fidelity: str, pooler: str = "cls", checkpointed: bool = False, **training: Any) -> DiffCSEModel:

@@ -24,6 +24,7 @@ class Discriminator(nn.Module):
         sentence_size: width of the sentence vector; where it is not the backbone's, a linear layer stands between.
         padding_free: compute nothing for padding, where the backbone's attention allows it; what is given back for
             padding is then zero before the head.
+        padding_asked: what is said at padding counts, so padding is computed too, but never attended to.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class Discriminator(nn.Module):
         *,
         sentence_size: int | None = None,
         padding_free: bool = False,
+        padding_asked: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.padding_asked = backbone, padding_asked
         self.padding_free = padding_free and packing.supports(backbone)
         width = int(backbone.config.hidden_size)
         self.head = nn.Linear(width, 2) if head is None else head
@@ -64,7 +66,7 @@ class Discriminator(nn.Module):
         if not self.padding_free:
             with first_position(self.backbone, sentence):
                 return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        layout = packing.Layout.of(attention_mask)
+        layout = packing.Layout.of(attention_mask, padding=self.padding_asked)
         with packing.packed(self.backbone), first_position(self.backbone, sentence, layout.starts):
             return layout.unpack(self.backbone(**layout.inputs(self.backbone, input_ids)).last_hidden_state)
 

@@ -107,7 +107,8 @@ class DiffCSEModel(nn.Module):
             backbone,
             self.predictor.head(backbone),
             sentence_size=int(self.encoder.config.hidden_size),
-            padding_free=config.training.padding_free and not everywhere,
+            padding_free=config.training.padding_free,
+            padding_asked=everywhere,
         )
 
     def train(self, mode: bool = True) -> DiffCSEModel:

@@ -25,6 +25,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from diffcse import attention
+from diffcse.attention import Block
+from diffcse.dropout import suits
 from diffcse.errors import UserError
 
 _NAME = "diffcse_packed"
@@ -44,31 +47,34 @@ class Layout:
         index: place in the flattened padded batch of each packed token, (T,).
         place: place in the packed row of each token of the padded batch, (N, L); 0 at padding.
         starts: place in the packed row of each sentence's first token, (N,).
-        groups: (sentences, tokens of each) of each length, in the order of the packed row.
+        groups: the sentences of each length, in the order of the packed row.
     """
 
     index: Tensor
     place: Tensor
     starts: Tensor
-    groups: tuple[tuple[int, int], ...]
+    groups: tuple[Block, ...]
 
     @classmethod
-    def of(cls, attention_mask: Tensor) -> Layout:
+    def of(cls, attention_mask: Tensor, *, padding: bool = False) -> Layout:
         """The layout of a batch that is padded on the right.
 
         Args:
             attention_mask: (N, L), 1 at real tokens; every sentence has one at least.
+            padding: append the padding positions, sentence by sentence in the same order, to the row: they ask the
+                sentence's tokens in every layer and are never asked, as in a padded batch. T counts them too.
         """
         count, length = attention_mask.shape
         lengths = attention_mask.sum(1).cpu()  # the only wait for the device
         order = torch.argsort(lengths, descending=True, stable=True)
-        sizes, counts = torch.unique_consecutive(lengths[order], return_counts=True)
-        row = order.repeat_interleave(lengths[order])  # (T,)
-        first = lengths[order].cumsum(0) - lengths[order]  # (N,), in packed order
-        column = torch.arange(len(row)) - first.repeat_interleave(lengths[order])
-        index = row * length + column
+        ordered = lengths[order]
+        sizes, counts = torch.unique_consecutive(ordered, return_counts=True)
+        first = ordered.cumsum(0) - ordered  # (N,), in packed order
+        index = _flat_places(order, ordered, torch.zeros_like(ordered), length)
+        if padding:
+            index = torch.cat([index, _flat_places(order, length - ordered, ordered, length)])
         place = torch.zeros(count * length, dtype=torch.long)
-        place[index] = torch.arange(len(row))
+        place[index] = torch.arange(len(index))
         starts = torch.empty(count, dtype=torch.long)
         starts[order] = first
         device = attention_mask.device
@@ -76,15 +82,32 @@ class Layout:
             index=index.to(device),
             place=place.view(count, length).to(device),
             starts=starts.to(device),
-            groups=tuple(zip(counts.tolist(), sizes.tolist(), strict=True)),
+            groups=tuple(
+                Block(n, size, length - size if padding else 0)
+                for n, size in zip(counts.tolist(), sizes.tolist(), strict=True)
+            ),
         )
 
     def pack(self, padded: Tensor) -> Tensor:
         """(N, L, ...) -> (1, T, ...)."""
         return padded.flatten(0, 1)[self.index].unsqueeze(0)
 
+    def sentences(self, tokens: Tensor) -> list[Tensor]:
+        """The sentences of each length out of (T, A, D), as views (n, A, l, D)."""
+        real = [block.sentences * block.length for block in self.groups]
+        # Split and not sliced: the gradient of a slice is a whole row of zeros.
+        parts = tokens.split([*real, len(tokens) - sum(real)])
+        return [part.unflatten(0, block[:2]).transpose(1, 2) for part, block in zip(parts, self.groups, strict=False)]
+
+    def padding(self, tokens: Tensor) -> list[Tensor]:
+        """The padding positions of the sentences of each length, as `sentences`; of no width where there are none."""
+        extra = [block.sentences * block.extra for block in self.groups]
+        parts = tokens.split([len(tokens) - sum(extra), *extra])[1:]
+        shapes = [(block.sentences, block.extra) for block in self.groups]
+        return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
+
     def unpack(self, packed: Tensor) -> Tensor:
-        """(1, T, ...) -> (N, L, ...), zeros at the padding."""
+        """(1, T, ...) -> (N, L, ...), zeros at padding that is not in the row."""
         shape = self.place.shape
         out = packed.new_zeros(shape.numel(), *packed.shape[2:])
         return out.index_copy(0, self.index, packed[0]).unflatten(0, shape)
@@ -96,6 +119,13 @@ class Layout:
             "position_ids": self.pack(position_ids(backbone, input_ids)),
             "packing": self,
         }
+
+
+def _flat_places(rows: Tensor, counts: Tensor, columns: Tensor, length: int) -> Tensor:
+    """Places in a flattened (N, `length`) batch of `counts` neighbours in each row, from the column on."""
+    first = counts.cumsum(0) - counts
+    within = torch.arange(int(counts.sum())) - first.repeat_interleave(counts)
+    return (rows * length + columns).repeat_interleave(counts) + within
 
 
 def supports(model: PreTrainedModel) -> bool:
@@ -202,18 +232,13 @@ def _attend_from_first(
 ) -> Tensor:
     """N queries (N, A, D), one a sentence in the batch's order, attend to keys and values (T, A, D): (N, A, D)."""
     order = torch.argsort(layout.starts)  # sentences as they lie in the packed row
-    query, out, sentence, token = query[order], [], 0, 0
-    for count, length in layout.groups:
-        q = query[sentence : sentence + count].unsqueeze(2)  # (n, A, 1, D)
-        k, v = (_sentences(x, token, count, length) for x in (key, value))
-        out.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale).squeeze(2))
-        sentence, token = sentence + count, token + count * length
+    queries = query[order].split([block.sentences for block in layout.groups])
+    parts = zip(queries, layout.sentences(key), layout.sentences(value), strict=True)
+    out = [
+        F.scaled_dot_product_attention(q.unsqueeze(2), k, v, dropout_p=dropout, scale=scale).squeeze(2)  # (n, A, D)
+        for q, k, v in parts
+    ]
     return torch.cat(out)[torch.argsort(order)]
-
-
-def _sentences(tokens: Tensor, start: int, count: int, length: int) -> Tensor:
-    """`count` sentences of `length` tokens out of (T, A, D), as a view (count, A, length, D)."""
-    return tokens[start : start + count * length].unflatten(0, (count, length)).transpose(1, 2)
 
 
 def attend(
@@ -251,22 +276,37 @@ def attend(
         )
         return found
     rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, A, D)
-    out, start = [], 0
-    for count, length in layout.groups:
-        q, k, v = (_sentences(x, start, count, length) for x in rows)  # (n, A, l, D)
-        near = _near(length, window, q.device)
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=near, dropout_p=dropout, scale=scaling)
-        out.append(context.transpose(1, 2).flatten(0, 1))
-        start += count * length
-    return torch.cat(out).unsqueeze(0), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if window is None and suits(query, dropout):
+        return attention.attend(rows, layout.groups, dropout=dropout, scale=scale).unsqueeze(0), None
+    return _attend_by_length(rows, layout, window, dropout=dropout, scale=scale).unsqueeze(0), None
 
 
-def _near(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """(l, l), True where two tokens are less than `window` apart; None where all are."""
-    if window is None or length <= window:
+def _attend_by_length(
+    rows: list[Tensor], layout: Layout, window: int | None, *, dropout: float, scale: float
+) -> Tensor:
+    """One dense attention a length over queries, keys and values (T, A, D): (T, A, D)."""
+    real, padding = [], []
+    queries = zip(layout.sentences(rows[0]), layout.padding(rows[0]), strict=True)
+    keys, values = layout.sentences(rows[1]), layout.sentences(rows[2])
+    for block, q, k, v in zip(layout.groups, queries, keys, values, strict=True):
+        near = _near(block, window, k.device)
+        both = torch.cat(q, dim=2) if block.extra else q[0]  # (n, A, m, D)
+        context = F.scaled_dot_product_attention(both, k, v, attn_mask=near, dropout_p=dropout, scale=scale)
+        context = context.transpose(1, 2)
+        real.append(context[:, : block.length].flatten(0, 1))
+        if block.extra:
+            padding.append(context[:, block.length :].flatten(0, 1))
+    return torch.cat(real + padding)
+
+
+def _near(block: Block, window: int | None, device: torch.device) -> Tensor | None:
+    """(m, l), True where two tokens are less than `window` apart; None where all are."""
+    asking = block.length + block.extra
+    if window is None or asking <= window:
         return None
-    place = torch.arange(length, device=device)
-    return (place[:, None] - place[None, :]).abs() < window
+    place = torch.arange(asking, device=device)
+    return (place[:, None] - place[None, : block.length]).abs() < window
 
 
 AttentionInterface.register(_NAME, attend)
