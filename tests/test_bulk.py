@@ -230,7 +230,7 @@ def test_a_full_disk_loses_nothing(tmp_path, model, text, monkeypatch, suffix):
 
 def test_too_small_a_disk_is_told_before_the_first_chunk(tmp_path, model, text, monkeypatch):
     monkeypatch.setattr(bulk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
-    with pytest.raises(UserError, match=r"must be on a disk with 0\.0 GB free"):
+    with pytest.raises(UserError, match=r"must be on a disk with 3\.2 kB free; got 100 bytes"):
         encode_file(str(text), tmp_path / "out.npy", lambda: model, settings())
 
 

@@ -197,5 +197,5 @@ def test_the_disk_must_have_room_for_the_terms(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 15_900}))
     run.check_space(model)
     run.check_space(model, 1)
-    with pytest.raises(UserError, match=r"on a disk with 0\.0 GB free for checkpoints"):
+    with pytest.raises(UserError, match=r"on a disk with 16\.0 kB free for checkpoints; got 15\.9 kB"):
         run.check_space(model, 2)

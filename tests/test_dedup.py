@@ -75,11 +75,32 @@ def test_a_failure_leaves_nothing_behind(tmp_path, model, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(dedup.os, "fsync", full)
-    with pytest.raises(UserError, match=r"kept\.txt must be on a disk that can be written to; got No space left"):
+    with pytest.raises(UserError, match=r"report must be on a disk that can be written to; got No space left"):
         dedup_file(
             str(text), tmp_path / "kept.txt", tmp_path / "report", lambda: model, threshold=0.9, settings=SETTINGS
         )
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_run_killed_between_its_two_files_is_run_again(tmp_path, model):
+    text, output, report = tiny.write_sentences(tmp_path / "text.txt", 20), tmp_path / "kept.txt", tmp_path / "report"
+    other = tmp_path / "other"
+    other.write_text("years of work")
+
+    def deduplicate(told):
+        return dedup_file(str(text), output, told, lambda: model, threshold=0.9, settings=SETTINGS)
+
+    counts = deduplicate(report)
+    kept = output.read_bytes()
+    # As the kill leaves it: the report in its place, the kept lines not yet.
+    (tmp_path / "kept.txt.part").mkdir()
+    output.rename(tmp_path / "kept.txt.part" / "lines")
+    (tmp_path / "kept.txt.part" / "report").write_text(str(report))
+    with pytest.raises(UserError, match="other must be a new file; got one that exists"):
+        deduplicate(other)
+    assert deduplicate(report) == counts
+    assert output.read_bytes() == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.txt", "other", "report", "text.txt"]
 
 
 def no_model():

@@ -149,6 +149,24 @@ def test_index_from_a_bad_file(model, tmp_path):
         model.build_index(tmp_path / "latin.txt")
 
 
+def test_build_index_takes_the_published_arguments_by_position(model):
+    # sentences_or_file_path, use_faiss, faiss_fast, device, batch_size
+    batches, sentences = [], [f"{sentence} {word}" for sentence in tiny.SENTENCES for word in tiny.WORDS[:8]]
+    model.model[0].model.embeddings.register_forward_hook(lambda *_: batches.append(1))
+    model.build_index(sentences, False, False, "cpu", 1)
+    alone, few = model.search(QUERIES, threshold=-1, top_k=9), len(batches) - 1
+    batches.clear()
+    model.build_index(sentences, use_faiss=False, device=torch.device("cpu"), batch_size=64)
+    assert few > 2 > len(batches)
+    for one, other in zip(alone, model.search(QUERIES, threshold=-1, top_k=9), strict=True):
+        np.testing.assert_allclose([score for _, score in one], [score for _, score in other], atol=1e-5)
+    before = model.search(QUERIES)
+    for bad, match in (({"device": "cuda:99"}, "device must be present"), ({"batch_size": 0}, "batch_size must be at")):
+        with pytest.raises(UserError, match=match):
+            model.build_index(["a"], **bad)
+    assert model.search(QUERIES) == before
+
+
 def test_search_before_build_index(model):
     with pytest.raises(UserError, match="search must be after build_index; got no index"):
         model.search("a")

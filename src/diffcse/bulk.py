@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from rich.filesize import decimal
 from sentence_transformers import SentenceTransformer
 
 from diffcse.checkpoints import fingerprint
@@ -398,5 +399,5 @@ def _check_disk(work: Path, model: SentenceTransformer, settings: BulkSettings, 
     size = {"float32": 4, "float16": 2, "int8": 1}[settings.dtype] * int(model.get_embedding_dimension() or 0)
     need, free = size * ((total or 0) - rows), shutil.disk_usage(work).free
     if need > free:
-        rule = f"on a disk with {need / 1e9:.1f} GB free"
-        raise UserError(f"{work}", rule, f"{free / 1e9:.1f} GB", "make room, choose another disk, or --dtype int8")
+        rule = f"on a disk with {decimal(need)} free"
+        raise UserError(f"{work}", rule, decimal(free), "make room or choose another disk")

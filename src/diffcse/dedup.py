@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from diffcse.bulk import STDIN, Progress, Texts, check_place, open_texts, repaired
+from diffcse.bulk import STDIN, Progress, Texts, check_place, exclusive, open_texts, repaired
 from diffcse.encoding import EncodeSettings, Vectors, encode_chunks
 from diffcse.errors import UserError
 
@@ -125,12 +126,13 @@ def dedup_file(
         raise UserError("input", "a file", "standard input", "save it to a file first")
     if output == report:
         raise UserError("--report", "another file than the output", report, "leave it out")
-    for path in (output, report):
-        check_place(path, overwrite=overwrite)
+    check_place(output, overwrite=overwrite)
+    check_place(report, overwrite=overwrite or _told_there(output, report))
     texts = open_texts(given, column=column)
     total = texts.count()
     kept = dropped = 0
-    with _published(report) as telling, _published(output) as keeping:
+    with _published(output) as keeping, _published(report) as telling:  # the output last: once it is there, all is
+        _note(output).write_text(str(report.resolve()), encoding="utf-8")
         for text, verdict in _judged(texts, load(), threshold, settings):
             if verdict.repeats is None:
                 kept += 1
@@ -174,18 +176,33 @@ def _nearest(block: Vectors, stored: Vectors) -> tuple[NDArray[np.int64], Vector
     return rows, best
 
 
+def _note(output: Path) -> Path:
+    return _beside(output) / "report"
+
+
+def _told_there(output: Path, report: Path) -> bool:
+    """Whether a run that was killed before its end may have put this very report into its place."""
+    return _note(output).is_file() and _note(output).read_text(encoding="utf-8") == str(report.resolve())
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
 @contextmanager
 def _published(path: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name when it is complete."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        do = "make room or permission and try again"
-        raise UserError(f"{path}", "on a disk that can be written to", error.strerror or error, do) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    """A text file that appears under its name when it is complete; what a kill left of it before is written over."""
+    work = _beside(path)
+    with exclusive(work):
+        lines = work / "lines"
+        try:
+            with lines.open("w", encoding="utf-8", newline="\n") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            lines.replace(path)
+        except OSError as error:
+            do = "make room or permission and try again"
+            raise UserError(f"{path}", "on a disk that can be written to", error.strerror or error, do) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)

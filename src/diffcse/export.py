@@ -124,7 +124,8 @@ def export_model(
         else:
             _swap(work / backend, folder / backend)
     except OSError as error:
-        raise UserError(f"folder {folder}", "one that can be written to", error.strerror, "choose another") from error
+        do = "make room or permission, or choose another; what was in it still is"
+        raise UserError(f"folder {folder}", "one that can be written to", error.strerror or error, do) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return found
@@ -236,6 +237,8 @@ def _check_folder(folder: Path, backend: Backend, model: SentenceTransformer) ->
                 f"folder {folder}", "in an existing folder", f"no folder {folder.parent}", "make the folder"
             )
         return
+    if not folder.is_dir():
+        raise UserError(f"folder {folder}", "new, or the model's own", "a file", do)
     if not (folder / "modules.json").is_file():
         raise UserError(f"folder {folder}", "new, or the model's own", "a folder with something else", do)
     if fingerprint(load_encoder(folder)) != fingerprint(model):

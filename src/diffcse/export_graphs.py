@@ -156,7 +156,14 @@ def _write_openvino(model: SentenceTransformer, sentences: Sequence[str], path: 
     with _tracing(model) as graph:
         made = openvino.convert_model(graph, example_input=tokenised(model, sentences))
     made.outputs[0].get_tensor().set_names({_OUTPUT})
-    openvino.save_model(made, path, compress_to_fp16=False)
+    _save_openvino(openvino, made, path)
+
+
+def _save_openvino(openvino: Any, made: Any, path: Path) -> None:
+    try:
+        openvino.save_model(made, path, compress_to_fp16=False)
+    except RuntimeError as error:  # what OpenVINO makes of a full disk
+        raise OSError(f"{path.name} that could not be written ({str(error).splitlines()[0]})") from error
 
 
 def _quantise_openvino(source: Path, path: Path, batches: Sequence[Inputs]) -> None:
@@ -169,7 +176,7 @@ def _quantise_openvino(source: Path, path: Path, batches: Sequence[Inputs]) -> N
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(batches),
         )
-    openvino.save_model(made, path, compress_to_fp16=False)
+    _save_openvino(openvino, made, path)
 
 
 def _load_openvino(path: Path) -> Run:

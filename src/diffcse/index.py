@@ -165,6 +165,8 @@ def check_new(folder: Path) -> None:
     """Refuse a folder that holds an index or anything that is none of ours."""
     if (folder / NAME).exists():
         raise UserError(f"index {folder}", "a new folder", "an index", "add to it, or choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"index {folder}", "a new or empty folder", "a file", "choose another name")
     foreign = [path.name for path in folder.iterdir() if not is_ours(path)] if folder.is_dir() else []
     if foreign:
         raise UserError(f"index {folder}", "a new or empty folder", f"{foreign[0]} in it", "choose another folder")
@@ -201,20 +203,26 @@ def _append(faiss: Any, folder: Path, before: Manifest, index: Any, blocks: Bloc
     if len(parts) >= _MOST_PARTS:
         stored = itertools.chain.from_iterable(_texts(folder / part.file) for part in parts)
         parts = ()
-    texts = folder / f"sentences-{number:06d}.arrow"
-    written = _write_sentences(texts, itertools.chain(stored, _adding(index, blocks)))
-    assert index.ntotal == total and written == total - sum(part.rows for part in parts)
-    vectors = folder / f"vectors-{number:06d}.faiss"
-    _write_vectors(faiss, index, vectors)
-    manifest = dataclasses.replace(
-        before,
-        generation=number,
-        kind=kind,
-        sentences=(*parts, Part.of(texts, written)),
-        vectors=Part.of(vectors, total),
-    )
+    texts, vectors = folder / f"sentences-{number:06d}.arrow", folder / f"vectors-{number:06d}.faiss"
+    with _giving_back(texts, vectors):
+        written = _write_sentences(texts, itertools.chain(stored, _adding(index, blocks)))
+        assert index.ntotal == total and written == total - sum(part.rows for part in parts)
+        _write_vectors(faiss, index, vectors)
+        made = (*parts, Part.of(texts, written)), Part.of(vectors, total)
+    manifest = dataclasses.replace(before, generation=number, kind=kind, sentences=made[0], vectors=made[1])
     manifest.save(folder)
     return manifest
+
+
+@contextmanager
+def _giving_back(*files: Path) -> Iterator[None]:
+    """Take files that a full disk cut short off the disk again."""
+    try:
+        yield
+    except OSError:
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def _adding(index: Any, blocks: Blocks) -> Iterator[Sequence[str]]:

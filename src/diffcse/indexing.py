@@ -109,7 +109,8 @@ def _building(folder: Path, work: Path, generation: int) -> Iterator[None]:
     with saying_what_to_do(folder, 0):
         folder.mkdir(exist_ok=True)
     with exclusive(work), tidy_if_nothing_done(work):
-        write_whole(work / _GENERATION, str(generation).encode())
+        with saying_what_to_do(work, load_counts(work).rows):
+            write_whole(work / _GENERATION, str(generation).encode())
         yield
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -132,10 +133,8 @@ class RunFolder:
             need += (2 * terms + 1) * _bytes(model.get_submodule("encoder").parameters())
         free = shutil.disk_usage(self.folder).free
         if free < need:
-            rule = f"on a disk with {need / 1e9:.1f} GB free for checkpoints"
-            raise UserError(
-                f"output {self.folder}", rule, f"{free / 1e9:.1f} GB", "free some space or choose another disk"
-            )
+            rule = f"on a disk with {decimal(need)} free for checkpoints"
+            raise UserError(f"output {self.folder}", rule, decimal(free), "free some space or choose another disk")
 
     def save_training_state(self, state: dict[str, Tensor]) -> None:
         """Projector and discriminator beside the model, in `training/`."""

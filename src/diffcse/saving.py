@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer, WeightedLayerPooling
 
@@ -50,6 +51,9 @@ def save_folder(model: SentenceTransformer, folder: Path, extra: dict[str, bytes
         model: what to save.
         folder: an existing folder; files of the same names in it are replaced.
         extra: content of further files by name (README.md, settings).
+
+    Raises:
+        OSError: a disk that cannot be written to.
     """
     beside = folder / f".model.{os.getpid()}.part"
     shutil.rmtree(beside, ignore_errors=True)
@@ -59,5 +63,7 @@ def save_folder(model: SentenceTransformer, folder: Path, extra: dict[str, bytes
         for name, content in extra.items():
             (beside / name).write_bytes(content)
         move_into(beside, folder)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(str(error)) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,209 @@
+"""A full disk and a read-only folder, real ones: one clear line, exit code 2, and what was there stays as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from diffcse import cli
+from diffcse.index import SentenceIndex
+from tests import tiny
+
+DISK = 4 * 2**20
+"""Bytes; room for the tiny model and a graph of it."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny.save(tiny.encoder(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return tiny.write_sentences(tmp_path / "text.txt", 600)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own, in memory: permission bits do not stop root, this does."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        mount("-t", "tmpfs", "-o", f"size={DISK}", "diffcse", str(place))
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a file system in memory (root on Linux)")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def mount(*options: str) -> None:
+    subprocess.run(["mount", *options], check=True, capture_output=True)
+
+
+def read_only(disk: Path) -> Path:
+    mount("-o", "remount,ro", str(disk))
+    return disk
+
+
+def fill(disk: Path, left: int) -> Path:
+    """Leave so many bytes free."""
+    filler = disk / "filler"
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    filler.write_bytes(bytes(free - left))
+    return filler
+
+
+def content(place: Path) -> dict[str, bytes]:
+    """Every file but the locks, which stay."""
+    return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if _counts(path)}
+
+
+def _counts(path: Path) -> bool:
+    return path.is_file() and path.name not in (".lock", "lock", "filler")
+
+
+Told = Callable[..., str]
+
+
+@pytest.fixture
+def diffcse(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Told:
+    """Runs a verb as the command does; gives what it said, and checks how it ended."""
+
+    def run(*arguments: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["diffcse", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capfd.readouterr()
+        assert (ended.value.code or 0) == code, told.err
+        if code:
+            assert told.err.count("diffcse: ") == 1
+            assert "Traceback" not in told.err
+            assert len(told.err.splitlines()) == 1, told.err
+        return told.err
+
+    return run
+
+
+def test_a_full_disk_leaves_an_index_as_it_was(disk, text, folder, diffcse):
+    pytest.importorskip("faiss")
+    place, first = disk / "index", text.with_name("first.txt")
+    first.write_text("the first\n")
+    diffcse("index", first, "-o", place, "--model", folder)
+    before = content(place)
+    for left in (0, 20_000, 60_000):  # for nothing, for fewer parts than needed, for the parts and not the index
+        filler = fill(disk, left)
+        told = diffcse("index", text, "-o", place, "--model", folder, "--add", code=2)
+        assert ("on a disk with 38.4 kB free; got " if left == 20_000 else "No space left on device; make room") in told
+        assert {name: data for name, data in content(place).items() if not name.startswith("building")} == before
+        assert len(SentenceIndex(place)) == 1
+        filler.unlink()
+    diffcse("index", text, "-o", place, "--model", folder, "--add")
+    assert len(SentenceIndex(place)) == 601
+
+
+def test_a_read_only_index_stays_as_it_was(disk, text, folder, diffcse):
+    pytest.importorskip("faiss")
+    place, first = disk / "index", text.with_name("first.txt")
+    first.write_text("the first\n")
+    diffcse("index", first, "-o", place, "--model", folder)
+    before = content(read_only(disk))
+    for arguments in (("-o", place, "--add"), ("-o", disk / "other")):
+        told = diffcse("index", text, *arguments, "--model", folder, code=2)
+        assert "must be on a disk that can be written to; got Read-only file system" in told
+    assert content(disk) == before
+    assert len(SentenceIndex(place)) == 1
+
+
+def test_a_file_in_place_of_the_folder_is_left_alone(text, tmp_path, folder, diffcse):
+    pytest.importorskip("faiss")
+    taken = tmp_path / "taken"
+    taken.write_text("years of work")
+    told = diffcse("index", text, "-o", taken, "--model", folder, code=2)
+    assert f"index {taken} must be a new or empty folder; got a file" in told
+    told = diffcse("export", folder, "--to", "onnx", "-o", taken, code=2)
+    assert f"folder {taken} must be new, or the model's own; got a file" in told
+    told = diffcse("dedup", text, "-o", taken / "kept.txt", "--model", folder, code=2)
+    assert "must be in an existing folder" in told
+    assert taken.read_text() == "years of work"
+
+
+def test_a_full_disk_leaves_the_texts_of_dedup_as_they_were(disk, text, folder, diffcse):
+    kept, report = disk / "kept.txt", disk / "kept.txt.report.jsonl"
+    kept.write_text("old\n")
+    report.write_text("{}\n")
+    for left in (0, 4096, 16_384):
+        filler = fill(disk, left)
+        told = diffcse("dedup", text, "-o", kept, "--model", folder, "--threshold", 0.99, "--overwrite", code=2)
+        assert "must be on a disk that can be written to; got No space left on device; make room" in told
+        assert content(disk) == {kept.name: b"old\n", report.name: b"{}\n"}
+        filler.unlink()
+    diffcse("dedup", text, "-o", kept, "--model", folder, "--threshold", 0.99, "--overwrite")
+    assert len(kept.read_text().splitlines()) + len(report.read_text().splitlines()) == 600
+    assert sorted(path.name for path in disk.iterdir()) == [kept.name, report.name]
+
+
+def test_a_read_only_folder_is_told_by_dedup(disk, text, folder, diffcse):
+    (disk / "kept.txt").write_text("old\n")
+    read_only(disk)
+    told = diffcse("dedup", text, "-o", disk / "kept.txt", "--model", folder, "--overwrite", code=2)
+    assert "kept.txt must be in a folder that you may write to" in told
+    assert content(disk) == {"kept.txt": b"old\n"}
+
+
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_a_full_or_read_only_disk_leaves_a_model_folder_as_it_was(disk, folder, diffcse, backend):
+    pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[backend])
+    place = disk / "model"
+    diffcse("export", folder, "--to", backend, "-o", place)
+    before = content(place)
+    filler = fill(disk, 20_000)
+    told = diffcse("export", place, "--to", backend, code=2)
+    assert f"folder {place} must be one that can be written to; got " in told
+    assert content(place) == before
+    if backend == "openvino":
+        return  # it leaves the file open that it could not write, and so the disk cannot be made read-only
+    filler.unlink()
+    read_only(disk)
+    told = diffcse("export", place, "--to", backend, code=2)
+    assert "must be one that can be written to; got Read-only file system" in told
+    assert content(place) == before
+
+
+def test_a_new_model_folder_on_a_full_disk_is_not_begun(disk, folder, diffcse):
+    pytest.importorskip("onnxruntime")
+    for left in (0, 20_000):
+        filler = fill(disk, left)
+        told = diffcse("export", folder, "--to", "onnx", "-o", disk / "new", code=2)
+        assert "new must be one that can be written to; got " in told
+        assert "No space left on device" in told
+        assert list(disk.iterdir()) == [filler]
+        filler.unlink()
+
+
+def test_dedup_killed_by_sigkill_and_run_again_gives_the_same_files(tmp_path, folder, diffcse):
+    text = tiny.write_sentences(tmp_path / "text.txt", 4000)
+    whole, output = tmp_path / "whole" / "kept.txt", tmp_path / "killed" / "kept.txt"
+    whole.parent.mkdir()
+    output.parent.mkdir()
+    arguments = ["dedup", str(text), "--model", folder, "--threshold", "0.99", "-o"]
+    diffcse(*arguments, whole)
+    with subprocess.Popen([sys.executable, "-m", "diffcse", *arguments, str(output)], stderr=subprocess.PIPE) as child:
+        growing, until = output.parent / "kept.txt.report.jsonl.part" / "lines", time.monotonic() + 100
+        while not (growing.is_file() and growing.stat().st_size) and time.monotonic() < until:
+            assert child.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.002)
+        child.send_signal(signal.SIGKILL)
+    assert not output.exists()
+    diffcse(*arguments, output)
+    assert content(output.parent) == content(whole.parent)
+    assert sorted(path.name for path in output.parent.iterdir()) == ["kept.txt", "kept.txt.report.jsonl"]
+    assert json.loads((output.parent / "kept.txt.report.jsonl").read_text().splitlines()[0])["cosine"] >= 0.99
