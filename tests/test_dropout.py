@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 
 from diffcse import attention, packing
 from diffcse.attention import Block
+from diffcse.config import build
 from diffcse.discriminator import Discriminator
 from diffcse.dropout import Dropout, kept, quicken, suits
+from diffcse.edits import MlmEdit
+from diffcse.model import DiffCSEModel
 from tests import tiny
 
 
@@ -131,3 +135,65 @@ def test_layers_made_again_in_the_backward_pass_drop_the_same():
         gradients.append(vectors.grad)
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("fidelity", ["reference", "paper"])
+def test_a_bfloat16_step_without_padding(fidelity, dropout):
+    """Mixed precision takes PyTorch's own attention and dropout; the loss and the gradients stay float32."""
+    model, inputs = whole_step(fidelity, dropout)
+    exact = model(**inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(**inputs)
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32
+    assert output.loss.isfinite()
+    if not dropout:  # else the two draw different masks
+        for name in ("contrastive", "rtd"):
+            assert float(output[name]) == pytest.approx(float(exact[name]), abs=0.05, rel=0.05), name
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all(), name
+    for part in (model.encoder, model.discriminator):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+
+
+def test_a_dropped_out_step_repeats_itself_and_differs_from_the_next():
+    model, inputs = whole_step("reference")
+    losses = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        losses.append(float(model(**inputs).loss.detach()))
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_a_packed_row_on_another_device_needs_no_value(padding):
+    """On `meta`, which has shapes alone: whatever asked for a number there, or stayed on the CPU, would fail."""
+    mask = torch.tensor([[1] * n + [0] * (9 - n) for n in (9, 4, 7, 1)])
+    layout = packing.Layout.of(mask, padding=padding)
+    there = {name: getattr(layout, name).to("meta") for name in ("index", "place", "starts")}
+    layout = dataclasses.replace(layout, **there)
+    backbone, ids = tiny.encoder("bert").to("meta").train(), mask.to("meta")
+    quicken(backbone)
+    with packing.packed(backbone):
+        first = packing.first_rows(backbone, layout, ids)
+        hidden = layout.unpack(backbone(**layout.inputs(backbone, ids)).last_hidden_state)
+    (first.sum() + hidden.sum()).backward()
+    assert first.shape == (4, 16) and hidden.shape == (4, 9, 16)
+    words = backbone.get_input_embeddings().weight
+    assert words.grad.shape == words.shape and words.grad.device.type == "meta"
+
+
+def whole_step(fidelity: str, dropout: float = 0.1) -> tuple[DiffCSEModel, dict[str, Tensor]]:
+    config = build(fidelity=fidelity, projector="bn")
+    edit = MlmEdit(tiny.mlm("bert", dropout=dropout), config.edits, cls_id=2, pad_id=0, padding_free=True)
+    torch.manual_seed(0)
+    model = DiffCSEModel(tiny.encoder("bert", dropout=dropout), edit, config).train()
+    draw = torch.Generator().manual_seed(2)
+    mask = torch.tensor([[1] * n + [0] * (9 - n) for n in (9, 4, 7, 1)]).unsqueeze(1).repeat(1, 2, 1)
+    ids = torch.randint(5, 40, mask.shape, generator=draw) * mask
+    chosen = (torch.rand(ids.shape, generator=draw) < 0.3) & mask.bool()
+    drafts = {"masked_ids": torch.where(chosen, 4, ids), "chosen": chosen}
+    draws = torch.rand(ids.shape, generator=draw, dtype=torch.float64)
+    return model, {"input_ids": ids, "attention_mask": mask, **drafts, "draws": draws}

@@ -24,6 +24,7 @@ from diffcse import distributed, objective, packing, pooling
 from diffcse.config import Config
 from diffcse.contrast import ContrastiveSide, Sentences, Terms
 from diffcse.discriminator import Discriminator
+from diffcse.dropout import quicken
 from diffcse.edits import EditedBatch, MlmEdit
 from diffcse.predictors import build_predictor
 
@@ -86,6 +87,7 @@ class DiffCSEModel(nn.Module):
         self.predictor = build_predictor(config.objective)
         self.edit = edit if config.has_edits else None
         self.discriminator = self._build_discriminator(config) if config.objective.objective == "diffcse" else None
+        quicken(self)
         # Frozen, and moved by `diffcse.averaging`; here so that checkpoints hold it.
         averaged = config.training.ema_decay > 0
         self.average = copy.deepcopy(self.encoder).requires_grad_(False) if averaged else None
