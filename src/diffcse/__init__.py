@@ -10,13 +10,14 @@ __version__ = "0.1.0"
 _HOME = {
     "Config": "diffcse.config",
     "DiffCSE": "diffcse.encoder",
+    "DiffCSELoss": "diffcse.sentence_transformers_loss",
     "DiffCSEModel": "diffcse.model",
     "UserError": "diffcse.errors",
     "build": "diffcse.config",
     "train": "diffcse.training",
 }
 
-__all__ = ["Config", "DiffCSE", "DiffCSEModel", "UserError", "build", "train"]
+__all__ = ["Config", "DiffCSE", "DiffCSELoss", "DiffCSEModel", "UserError", "build", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,13 +12,14 @@ from diffcse.checkpoint_mean import Mean
 from diffcse.config import BUNDLED, Config
 from diffcse.selection import Best
 
-_CITATION = """@inproceedings{chuang2022diffcse,
+CITATION = """@inproceedings{chuang2022diffcse,
   title = {{DiffCSE}: Difference-based Contrastive Learning for Sentence Embeddings},
   author = {Chuang, Yung-Sung and Dangovski, Rumen and Luo, Hongyin and Zhang, Yang and Chang, Shiyu and Soljacic, Marin
     and Li, Shang-Wen and Yih, Wen-tau and Kim, Yoon and Glass, James},
   booktitle = {Conference of the North American Chapter of the Association for Computational Linguistics},
   year = {2022}
 }"""
+"""The paper, as BibTeX."""
 
 
 def model_card(config: Config, kept: Best | Mean | None, metrics: list[dict[str, Any]]) -> str:
@@ -90,6 +91,6 @@ Kept: {weights}. Last training line:
 ## Citation
 
 ```bibtex
-{_CITATION}
+{CITATION}
 ```
 """

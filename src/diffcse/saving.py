@@ -30,12 +30,18 @@ def sentence_transformer(transformer: Transformer, pooler: Pooler) -> SentenceTr
     modules: list[Any] = [transformer]
     if pooler in ("avg_top2", "avg_first_last"):
         config.output_hidden_states = True
-        modules.append(_layer_mean(config, pooler))
+        modules.append(layer_mean(config, pooler))
     modules.append(Pooling(config.hidden_size, pooling_mode=_ST_MODES[pooler]))
     return SentenceTransformer(modules=modules, device=str(transformer.model.device))
 
 
-def _layer_mean(config: Any, pooler: Pooler) -> WeightedLayerPooling:
+def layer_mean(config: Any, pooler: Pooler) -> WeightedLayerPooling:
+    """The module behind the Transformer that avg_top2 and avg_first_last need.
+
+    Args:
+        config: of the backbone.
+        pooler: one of the two.
+    """
     layers = config.num_hidden_layers
     start = layers - 1 if pooler == "avg_top2" else 0
     weights = torch.zeros(layers + 1 - start)

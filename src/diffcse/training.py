@@ -97,7 +97,7 @@ def train(
         tokens = tokenise(rows, networks.tokenizer, max_tokens=limit, cache_dir=cache_dir, on_progress=show)
     dataset = Examples(tokens, with_next=config.has_edits and config.edits.edited_text != "same")
     check_size(dataset, config)
-    check_lengths(dataset, networks, config)
+    check_lengths(len(dataset.columns), networks, config)
     run.check_text(rows)
     model = build_model(networks, config)
     run.check_space(model, config.training.average_checkpoints)
@@ -158,7 +158,7 @@ def check_size(dataset: Examples, config: Config) -> None:
         )
 
 
-def check_lengths(dataset: Examples, networks: Networks, config: Config) -> None:
+def check_lengths(columns: int, networks: Networks, config: Config) -> None:
     """A sentence that an edit or a view makes longer must still fit; pairs have no next sentence and one view each."""
     longer = (config.has_edits and config.edits.edit in ("insertion", "all")) or config.views.view == "repetition"
     settings: Any = networks.transformer.model.config
@@ -166,7 +166,6 @@ def check_lengths(dataset: Examples, networks: Networks, config: Config) -> None
     limit = config.training.max_tokens
     if longer and most is not None and 2 * limit > most - 2:  # RoBERTa keeps two positions for padding
         raise UserError("max_tokens", f"at most {(most - 2) // 2} with what makes sentences longer", limit, "lower it")
-    columns = len(dataset.columns)
     for name, plain in (("edited_text", config.edits.edited_text == "same"), ("view", config.views.view == "dropout")):
         if columns > 1 and not plain:
             raise UserError(name, "at its default with pairs of texts", f"{columns} columns", "give one column of text")
