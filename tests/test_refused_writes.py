@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from diffcse import cli
+from diffcse import cli, training
 from diffcse.index import SentenceIndex
+from diffcse.trainer import SafeTrainer
 from tests import tiny
 
 DISK = 4 * 2**20
@@ -87,7 +89,7 @@ def diffcse(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         if code:
             assert told.err.count("diffcse: ") == 1
             assert "Traceback" not in told.err
-            assert len(told.err.splitlines()) == 1, told.err
+            assert len(told.err.strip().splitlines()) == 1, told.err
         return told.err
 
     return run
@@ -187,6 +189,40 @@ def test_a_new_model_folder_on_a_full_disk_is_not_begun(disk, folder, diffcse):
         assert "No space left on device" in told
         assert list(disk.iterdir()) == [filler]
         filler.unlink()
+
+
+@pytest.mark.parametrize("step", [2, 4, "end"])
+def test_a_disk_that_fills_up_under_a_training_run_loses_nothing(disk, folder, diffcse, monkeypatch, tmp_path, step):
+    text = tiny.write_sentences(tmp_path / "few.txt", 64)
+    steps = ["--max-steps", 4, "--save-every-steps", 2, "--batch-size", 8, "--average-checkpoints", 2]
+    options = ["--objective", "simcse", "--encoder", folder, "--cache", tmp_path / "cache", "--eval-every-steps", 2]
+    command = ["train", text, *steps, *options, "--output"]
+    diffcse(*command, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        if step == "end":
+            patch.setattr(training, "save_folder", filling_first(training.save_folder, disk, lambda *_: True))
+        else:
+            save = SafeTrainer._save_checkpoint
+            patch.setattr(
+                SafeTrainer, "_save_checkpoint", filling_first(save, disk, lambda t: t.state.global_step == step)
+            )
+        told = diffcse(*command, disk / "m", code=2)
+    assert "must be on a disk that can be written to; got" in told
+    assert "make room, then give the same command: it goes on from the last checkpoint" in told
+    (disk / "filler").unlink()
+    diffcse(*command, disk / "m")
+    assert (disk / "m" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def filling_first(save: Callable[..., Any], disk: Path, when: Callable[..., bool]) -> Callable[..., Any]:
+    """The very function, on a disk that is full by the time it is called."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if when(*args[:1]):
+            fill(disk, 4096)
+        return save(*args, **kwargs)
+
+    return wrapper
 
 
 def test_dedup_killed_by_sigkill_and_run_again_gives_the_same_files(tmp_path, folder, diffcse):

@@ -267,10 +267,11 @@ def pretrain(
     tokenizer = own_tokenizer(run.checkpoints / "tokenizer", train_on, config.vocab_size)
     model = build_model(config, tokenizer)
     trainer = _trainer(model, tokenise_lines(train_on, tokenizer, config.max_length), tokenizer, run, config, console)
-    trainer.train(resume_from_checkpoint=run.last_checkpoint())
-    result = evaluate(model, tokenise_lines(held_out, tokenizer, config.max_length), tokenizer, config)
-    if trainer.state.global_step >= trainer.state.max_steps:
-        save(model, tokenizer, run, result)
+    with run.writing():
+        trainer.train(resume_from_checkpoint=run.last_checkpoint())
+        result = evaluate(model, tokenise_lines(held_out, tokenizer, config.max_length), tokenizer, config)
+        if trainer.state.global_step >= trainer.state.max_steps:
+            save(model, tokenizer, run, result)
     return result
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -21,6 +24,8 @@ from diffcse.files import write_whole
 from diffcse.trainer import last_checkpoint
 
 _RUN = "diffcse.json"
+_DISK = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)), "inline_container")
+"""What the errors of a disk say, each library's in a class of its own; the last is what torch.save makes of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +140,17 @@ class RunFolder:
         if free < need:
             rule = f"on a disk with {decimal(need)} free for checkpoints"
             raise UserError(f"output {self.folder}", rule, decimal(free), "free some space or choose another disk")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn a disk that fills up or goes read-only on the way into one line; the last checkpoint stays whole."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not any(words in str(error) for words in _DISK):
+                raise
+            do = "make room, then give the same command: it goes on from the last checkpoint"
+            raise UserError(f"output {self.folder}", "on a disk that can be written to", error, do) from error
 
     def save_training_state(self, state: dict[str, Tensor]) -> None:
         """Projector and discriminator beside the model, in `training/`."""

@@ -107,12 +107,13 @@ def train(
     keep = keeper(chosen, encoder, trainer, run, config)
     if keep is not None:
         trainer.add_callback(keep)
-    trainer.train(resume_from_checkpoint=run.last_checkpoint())
-    finished = trainer.state.global_step >= trainer.state.max_steps
-    best = None
-    if finished and trainer.args.should_save:
-        best = choose_weights(keep, chosen, encoder, trainer)
-        save_model(best, trainer, encoder, networks, run, config)
+    with run.writing():
+        trainer.train(resume_from_checkpoint=run.last_checkpoint())
+        finished = trainer.state.global_step >= trainer.state.max_steps
+        best = None
+        if finished and trainer.args.should_save:
+            best = choose_weights(keep, chosen, encoder, trainer)
+            save_model(best, trainer, encoder, networks, run, config)
     trainer.accelerator.end_training()
     return TrainResult(
         folder=output,
