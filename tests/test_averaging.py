@@ -73,6 +73,7 @@ def test_a_killed_run_goes_on_with_the_bits_of_its_average(tmp_path):
     settings += ["--batch-size", "8", "--max-steps", "12", "--save-every-steps", "2", "--log-every-steps", "1"]
     # The queue of earlier vectors and the numbers of a view are state of the run as well.
     settings += ["--learning-rate", "1e-3", "--ema-decay", "0.9", "--queue-size", "24", "--view", "repetition"]
+    settings += ["--max-tokens", "24"]  # the tiny encoder has room for a sentence twice as long, and no more
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def command(output: Path, *more: str) -> list[str]:
