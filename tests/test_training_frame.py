@@ -94,6 +94,11 @@ def test_the_discriminator_has_its_own_learning_rate(place: Path, tmp_path: Path
         ({"edit": "insertion", "max_tokens": 40}, 1, "max_tokens must be at most 31 with what makes sentences longer"),
         ({"edited_text": "next"}, 2, "edited_text must be at its default with pairs of texts; got 2 columns"),
         ({"view": "cropping"}, 2, "view must be at its default with pairs of texts; got 2 columns"),
+        (
+            {"negatives_without_dropout": True},
+            2,
+            "negatives_without_dropout must be at its default with pairs of texts",
+        ),
         ({"edits_as": "positives"}, 3, "edits_as must be none with hard negatives in the text"),
     ],
 )

@@ -63,7 +63,7 @@ class ObjectiveConfig(Checked):
     contrastive_weight: float = 1.0
     """Weight of the contrastive loss; 0 trains by difference prediction alone (an ablation of the paper)."""
     hard_negative_weight: float = 0.0
-    """Added to the logit of a sentence's own hard negative; only used with three text columns."""
+    """Added to the logit of a sentence's own hard negative; only used with three text columns or edits as negatives."""
     predictor: Literal["rtd", "conditional_mlm", "corrective_lm"] = "rtd"
     """What is predicted of the edited sentence: rtd (which tokens differ), conditional_mlm (the masked tokens, nothing
     filled in) or corrective_lm (every original token from the edited sentence)."""
@@ -133,7 +133,7 @@ class ExtensionConfig(Checked):
 
     edits_as: Literal["none", "negatives", "positives"] = "none"
     """Give the edited sentence to the encoder too, as each sentence's hard negative or as another positive (the paper
-    tries both in section 5)."""
+    tries both)."""
     negatives_without_dropout: bool = False
     """Compare a sentence with its negatives without dropout (SimCSE++; Xu et al., 2023)."""
     dimension_weight: float = 0.0
@@ -141,8 +141,9 @@ class ExtensionConfig(Checked):
     dimension_temperature: float = 5.0
     """Divisor of the correlations in the contrast between dimensions."""
     false_negative_cosine: float = 1.0
-    """Sentences whose vectors have a larger cosine than this are no negatives of each other (Zhou et al., 2022), by the
-    teacher's vectors if there is a teacher, else by the encoder's own; 1 keeps all."""
+    """Two sentences of the batch whose vectors have a larger cosine than this are no negatives of each other (Zhou et
+    al., 2022), by the teacher's vectors if there is one, else by the encoder's own, which must then tell sentences
+    apart from the start; 1 keeps all. Hard negatives and the queue stay."""
     teacher: str = ""
     """Frozen sentence encoder with the same vocabulary: a Hub name, a folder or `bundled`; empty for none."""
     ranking_weight: float = 0.0
@@ -162,6 +163,8 @@ class ExtensionConfig(Checked):
             self._need(name, getattr(self, name) >= 0, "at least 0", "use 0 to leave it out")
         rule = "above -1 and at most 1"
         self._need("false_negative_cosine", -1 < self.false_negative_cosine <= 1, rule, "use 0.8 to 0.95, or 1 (off)")
+        used = not self.teacher or self.ranking_weight > 0 or self.false_negative_cosine < 1
+        self._need("teacher", used, "empty where nothing asks it", "add ranking_weight or false_negative_cosine")
         ranked = self.ranking_weight == 0 or bool(self.teacher)
         self._need("ranking_weight", ranked, "0 without a teacher", "name a teacher")
 

@@ -68,11 +68,16 @@ class ContrastiveSide(nn.Module):
     def plain(self, views: Tensor) -> objective.Contrast:
         """The published loss of (B, S, H), in float32 whatever the precision of the forward pass."""
         z1, z2, *z3 = views.float().unbind(1)
-        weight = self.settings.hard_negative_weight
-        return objective.contrastive(z1, z2, *z3, temperature=self.settings.temperature, hard_negative_weight=weight)
+        weight, temperature = self.settings.hard_negative_weight, self.settings.temperature
+        with _in_full(views):
+            return objective.contrastive(z1, z2, *z3, temperature=temperature, hard_negative_weight=weight)
 
     def forward(self, sentences: Sentences) -> Terms:
-        """All terms of a batch."""
+        """All terms of a batch, in float32."""
+        with _in_full(sentences.views):
+            return self._terms(sentences)
+
+    def _terms(self, sentences: Sentences) -> Terms:
         extra, views = self.extensions, sentences.views
         if extra.edits_as == "negatives" and sentences.edited is not None:
             views = torch.cat([views, sentences.edited.unsqueeze(1)], dim=1)
@@ -80,7 +85,7 @@ class ContrastiveSide(nn.Module):
         contrast = self._extended(plain, sentences)
         if extra.edits_as == "positives" and sentences.edited is not None:
             other = self.plain(torch.stack([views[:, 0], sentences.edited], dim=1))
-            contrast = (contrast + other.loss) / 2
+            contrast = (contrast + self._extended(other, sentences)) / 2
         loss = self.settings.contrastive_weight * contrast
         z1, z2 = views.float().unbind(1)[:2]
         dimensions = ranking = None
@@ -112,6 +117,11 @@ class ContrastiveSide(nn.Module):
         if logits is plain.logits:
             return plain.loss
         return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def _in_full(tensor: Tensor) -> torch.autocast:
+    """No autocast: it would make the products of the cosines in half precision, whatever their inputs are."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 class Queue(nn.Module):

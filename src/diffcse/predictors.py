@@ -143,4 +143,4 @@ def build_predictor(settings: ObjectiveConfig) -> Predictor:
 
 def _share(count: Tensor) -> Tensor:
     """This process's number of tokens over the mean of all processes'."""
-    return count / distributed.mean_count(count.float()).clamp(min=1)
+    return count / distributed.mean_count(count.float()).clamp(min=1e-6)

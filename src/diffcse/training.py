@@ -162,12 +162,17 @@ def check_size(dataset: Examples, config: Config) -> None:
 def check_lengths(columns: int, networks: Networks, config: Config) -> None:
     """A sentence that an edit or a view makes longer must still fit; pairs have no next sentence and one view each."""
     longer = (config.has_edits and config.edits.edit in ("insertion", "all")) or config.views.view == "repetition"
-    settings: Any = networks.transformer.model.config
-    most = getattr(settings, "max_position_embeddings", None)
+    readers: list[Any] = [networks.transformer.model, networks.generator]
+    most = min(getattr(reader.config, "max_position_embeddings", 1 << 30) for reader in readers if reader is not None)
     limit = config.training.max_tokens
-    if longer and most is not None and 2 * limit > most - 2:  # RoBERTa keeps two positions for padding
+    if longer and 2 * limit > most - 2:  # RoBERTa keeps two positions for padding
         raise UserError("max_tokens", f"at most {(most - 2) // 2} with what makes sentences longer", limit, "lower it")
-    for name, plain in (("edited_text", config.edits.edited_text == "same"), ("view", config.views.view == "dropout")):
+    defaults = {
+        "edited_text": config.edits.edited_text == "same",
+        "view": config.views.view == "dropout",
+        "negatives_without_dropout": not config.extensions.negatives_without_dropout,
+    }
+    for name, plain in defaults.items():
         if columns > 1 and not plain:
             raise UserError(name, "at its default with pairs of texts", f"{columns} columns", "give one column of text")
     if columns > 2 and config.extensions.edits_as != "none":
