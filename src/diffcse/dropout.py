@@ -1,8 +1,8 @@
 """Dropout drawn cheaply on a CPU: four decisions from each 64-bit random number, one byte kept for each.
 
-PyTorch draws one number after the other there, on one core whatever their number, and keeps four bytes for each: a
-twelfth of a training step. The seed of each mask comes from PyTorch's own generator, so `torch.manual_seed`, a resumed
-run and gradient checkpointing repeat it.
+PyTorch draws one number after the other there, on one core whatever their number, and keeps four bytes for each. The
+seed of each mask comes from PyTorch's own generator, so `torch.manual_seed`, a resumed run and gradient checkpointing
+repeat it.
 """
 
 from __future__ import annotations
