@@ -92,10 +92,7 @@ def train(
     run = RunFolder.claim(output, config.as_dict(), [str(source) for source in sources], columns)
     networks = load_networks(config)
     rows, read = read_texts(sources, columns=columns, cache_dir=cache_dir)
-    limit = config.training.max_tokens
-    with counting(console, "tokenise", len(rows)) as show:
-        tokens = tokenise(rows, networks.tokenizer, max_tokens=limit, cache_dir=cache_dir, on_progress=show)
-    dataset = Examples(tokens, with_next=config.has_edits and config.edits.edited_text != "same")
+    dataset = tokenised(rows, networks, config, cache_dir, console)
     check_size(dataset, config)
     check_lengths(len(dataset.columns), networks, config)
     run.check_text(rows)
@@ -107,10 +104,10 @@ def train(
     keep = keeper(chosen, encoder, trainer, run, config)
     if keep is not None:
         trainer.add_callback(keep)
+    best = None
     with run.writing():
         trainer.train(resume_from_checkpoint=run.last_checkpoint())
         finished = trainer.state.global_step >= trainer.state.max_steps
-        best = None
         if finished and trainer.args.should_save:
             best = choose_weights(keep, chosen, encoder, trainer)
             save_model(best, trainer, encoder, networks, run, config)
@@ -123,6 +120,16 @@ def train(
         read=read,
         seconds=time.perf_counter() - began,
     )
+
+
+def tokenised(
+    rows: Any, networks: Networks, config: Config, cache_dir: Path | None, console: Console | None
+) -> Examples:
+    """The text as token ids, with the sentence after each where that is edited."""
+    limit = config.training.max_tokens
+    with counting(console, "tokenise", len(rows)) as show:
+        tokens = tokenise(rows, networks.tokenizer, max_tokens=limit, cache_dir=cache_dir, on_progress=show)
+    return Examples(tokens, with_next=config.has_edits and config.edits.edited_text != "same")
 
 
 def choose_criterion(config: Config, labelled: Criterion | None, sentences: Sequence[str]) -> Criterion | None:
