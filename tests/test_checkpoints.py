@@ -21,7 +21,7 @@ from diffcse.errors import UserError
 from diffcse.resources import bundled
 from tests import tiny
 
-POOLERS = ("cls", "avg", "avg_top2", "avg_first_last")
+POOLERS = ("cls", "avg", "avg_top2", "avg_first_last", "last")
 
 
 def by_hand(backbone, pooler="cls"):

@@ -76,7 +76,7 @@ def test_a_field_name_belongs_to_one_section() -> None:
     [
         ({"preset": "bert"}, "preset must be one of bert-sts, .*; got bert; choose one of them"),
         ({"fidelity": "code"}, "fidelity must be one of reference, paper; got code"),
-        ({"pooler": "mean"}, "pooler must be one of cls, avg, avg_top2, avg_first_last; got mean"),
+        ({"pooler": "mean"}, "pooler must be one of cls, avg, avg_top2, avg_first_last, last; got mean"),
         ({"temperature": 0}, "temperature must be greater than 0; got 0.0; use 0.05"),
         ({"temperature": float("nan")}, "temperature must be finite; got nan"),
         ({"mask_ratio": 1.0}, "mask_ratio must be between 0 and 1; got 1.0"),

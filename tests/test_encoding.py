@@ -38,7 +38,7 @@ def many(count):
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("pooler", ["cls", "avg", "avg_top2", "avg_first_last"])
+@pytest.mark.parametrize("pooler", ["cls", "avg", "avg_top2", "avg_first_last", "last"])
 def test_equals_sentence_transformers(tmp_path, family, pooler):
     encoder = model(tmp_path, family, pooler)
     expected = encoder.encode(TEXTS, show_progress_bar=False)

@@ -158,7 +158,7 @@ def test_simcse_holds_neither_generator_nor_discriminator() -> None:
     assert "replaced_share" not in output
 
 
-@pytest.mark.parametrize("pooler", ["cls", "avg", "avg_top2", "avg_first_last"])
+@pytest.mark.parametrize("pooler", ["cls", "avg", "avg_top2", "avg_first_last", "last"])
 def test_poolers_equal_a_loop_over_real_tokens(pooler: Any) -> None:
     config = build(pooler=pooler, projector="none", objective="simcse")
     net, inputs = model(config).eval(), batch(config)
@@ -168,6 +168,7 @@ def test_poolers_equal_a_loop_over_real_tokens(pooler: Any) -> None:
         length = int(mask[i, 0].sum())
         layers = net.encoder(ids[i, :1, :length], output_hidden_states=True).hidden_states
         chosen = {"cls": layers[-1][:, :1], "avg": layers[-1], "avg_top2": (layers[-1] + layers[-2]) / 2}
+        chosen["last"] = layers[-1][:, -1:]
         chosen["avg_first_last"] = (layers[0] + layers[-1]) / 2
         assert torch.allclose(got[i, 0], chosen[pooler][0].mean(0), atol=1e-5)
 

@@ -19,7 +19,7 @@ from diffcse.model import DiffCSEModel
 from tests import tiny
 
 LENGTHS = [3, 14, 7, 14, 1, 9, 9, 14]
-POOLERS = ["cls", "avg", "avg_top2", "avg_first_last"]
+POOLERS = ["cls", "avg", "avg_top2", "avg_first_last", "last"]
 OWN_ATTENTION = {"mpnet", "deberta-v2"}
 PACKED = [family for family in tiny.FAMILIES if family not in OWN_ATTENTION]
 

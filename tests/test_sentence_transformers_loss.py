@@ -89,7 +89,7 @@ def test_the_trainer_moves_encoder_projector_and_discriminator_and_no_generator(
     assert "DiffCSELoss" in (tmp_path / "saved" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("pooler", ["cls", "avg", "avg_top2", "avg_first_last"])
+@pytest.mark.parametrize("pooler", ["cls", "avg", "avg_top2", "avg_first_last", "last"])
 @pytest.mark.parametrize("columns", [1, 3])
 def test_the_loss_is_the_training_modules_on_the_same_batch(place, pooler, columns):
     model, config = loaded(place, pooler), settings(place, pooler=pooler)
@@ -150,6 +150,7 @@ def test_what_it_cannot_train_is_refused(place, tmp_path):
     for change, words in (
         ({"ema_decay": 0.9}, r"ema_decay must be 0 in DiffCSELoss; got 0\.9; use diffcse train"),
         ({"edited_text": "next"}, "edited_text must be same in DiffCSELoss; got next"),
+        ({"prompt": "{sentence} is [MASK]"}, "prompt must be empty in DiffCSELoss; got"),
     ):
         with pytest.raises(UserError, match=words):
             DiffCSELoss(model, settings(place, **change))

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from diffcse.config import EditConfig, ViewConfig
 from diffcse.edits import Draft, Words, build_edit
 from diffcse.masking import EDIT, NEXT, VIEW, uniforms
+from diffcse.prompt import Prompt
 from diffcse.views import build_view, views
 
 Example = tuple[int, int, list[NDArray[np.int64]]]
@@ -63,11 +64,16 @@ class Collator:
     def __init__(self, tokenizer: Any, edits: EditConfig | None, seed: int, view: ViewConfig | None = None) -> None:
         self.pad_id, self.seed = int(tokenizer.pad_token_id), seed
         special_ids = np.array(sorted(set(tokenizer.all_special_ids)))
+        prompt = Prompt.of(tokenizer)
         self.view = build_view(view or ViewConfig(), special_ids)
+        if prompt is not None:
+            self.view = prompt.view(self.view)
         self.edits = edits
         if edits is not None:
             words = Words(special_ids=special_ids, mask_id=tokenizer.mask_token_id, size=len(tokenizer))
             self.edit = build_edit(edits, words)
+            if prompt is not None:
+                self.edit = prompt.edit(self.edit)
 
     @property
     def with_next(self) -> bool:

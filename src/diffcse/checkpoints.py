@@ -68,8 +68,8 @@ def load_encoder(
     Args:
         name_or_folder: a folder or a Hub name of a SentenceTransformer, a plain encoder or a published checkpoint; None
             or `bundled` for the encoder that comes with the package.
-        pooler: cls ([CLS] before any projector), avg, avg_top2 or avg_first_last; `cls_before_pooler`, the published
-            name, means cls. None: a SentenceTransformer's own, else cls.
+        pooler: cls ([CLS] before any projector), avg, avg_top2, avg_first_last or last; `cls_before_pooler`, the
+            published name, means cls. None: a SentenceTransformer's own, else cls.
         trust_remote_code: run code that comes with the model.
         revision: branch, tag or commit of a Hub model.
 

@@ -16,7 +16,7 @@ from diffcse.errors import UserError
 from diffcse.settings import Checked
 
 Objective = Literal["diffcse", "simcse"]
-Pooler = Literal["cls", "avg", "avg_top2", "avg_first_last"]
+Pooler = Literal["cls", "avg", "avg_top2", "avg_first_last", "last"]
 Projector = Literal["bn", "tanh", "none"]
 Fidelity = Literal["reference", "paper"]
 
@@ -34,7 +34,11 @@ class ModelConfig(Checked):
     """Frozen masked language model that makes the edits: a Hub name, a folder or `bundled`; same vocabulary as the
     encoder."""
     pooler: Pooler = "cls"
-    """How token vectors become a sentence vector: cls, avg, avg_top2 (last two layers) or avg_first_last."""
+    """How token vectors become a sentence vector: cls, avg, avg_top2 (last two layers), avg_first_last or last (the
+    last token, for a prompt that ends in [MASK])."""
+    prompt: str = ""
+    """Words around every sentence, which then belong to the tokenizer: 'This sentence : "{sentence}" means [MASK]' with
+    pooler last is PromptBERT's (Jiang et al., 2022). Empty: none."""
     projector: Projector = "bn"
     """Head between pooler and losses, dropped after training: bn (two layers with BatchNorm; the published one), tanh
     (one layer; SimCSE's) or none."""
@@ -48,6 +52,12 @@ class ModelConfig(Checked):
 
     def _check(self) -> None:
         self._need("encoder", bool(self.encoder), "a name or a folder", "give a Hub name, a folder or 'bundled'")
+        once = not self.prompt or self.prompt.count("{sentence}") == 1
+        self._need(
+            "prompt", once, "text with {sentence} in it once", "write 'This sentence : \"{sentence}\" means [MASK]'"
+        )
+        masked = self.pooler != "last" or not self.prompt or self.prompt.endswith("[MASK]")
+        self._need("prompt", masked, "one that ends in [MASK] with pooler last", "let it end in [MASK]")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,8 +48,8 @@ class DiffCSE:
         device: where to compute, such as cpu or cuda:1; None for a GPU if there is one.
         num_cells: cells of the inverted file that `build_index(faiss_fast=True)` makes.
         num_cells_in_search: cells that a search in it looks into.
-        pooler: cls ([CLS] before any projector; `cls_before_pooler` is the same), avg, avg_top2 or avg_first_last; None
-            for the model's own, or cls where it has none.
+        pooler: cls ([CLS] before any projector; `cls_before_pooler` is the same), avg, avg_top2, avg_first_last or
+            last; None for the model's own, or cls where it has none.
         trust_remote_code: run code that comes with the model.
         backend: torch, or the graph that `diffcse export` put into the folder, which runs on the CPU.
         int8: the int8 graph.

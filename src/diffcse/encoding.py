@@ -125,7 +125,8 @@ def _plain_pooler(model: SentenceTransformer) -> Pooler | None:
     pooled = len(modules) > 1 and isinstance(modules[1], Pooling)
     if not pooled or not all(isinstance(module, Normalize) for module in modules[2:]):
         return None
-    pooler: Pooler | None = {"cls": "cls", "mean": "avg"}.get(str(modules[1].pooling_mode))  # type: ignore[assignment]
+    poolers: dict[str, Pooler] = {"cls": "cls", "mean": "avg", "lasttoken": "last"}
+    pooler = poolers.get(str(modules[1].pooling_mode))
     return pooler if pooler and packing.supports(modules[0].model) else None
 
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 from diffcse.checkpoints import hub_errors, load_encoder
 from diffcse.config import BUNDLED, Config, ModelConfig
 from diffcse.errors import UserError
+from diffcse.prompt import prompted
 from diffcse.resources import DEFAULT_ENCODER, GENERATOR, bundled
 
 
@@ -50,6 +51,8 @@ def load_networks(config: Config) -> Networks:
     settings = config.model
     encoder_name, generator_name = resolve(settings.encoder), resolve(settings.generator, GENERATOR)
     tokenizer = load_tokenizer(encoder_name, settings)
+    if settings.prompt:
+        tokenizer = prompted(tokenizer, settings.prompt)
     if config.has_edits:
         check_tokenizer(tokenizer, settings.encoder)
     if config.has_generator:
@@ -62,6 +65,8 @@ def load_networks(config: Config) -> Networks:
         revision=_revision(encoder_name, settings),
     )
     transformer = cast(Transformer, model[0])
+    if settings.prompt:
+        transformer.processor = tokenizer
     backbone = transformer.model
     return Networks(
         transformer=transformer,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from diffcse import packing
@@ -22,8 +23,8 @@ def encode(
         backbone: a Transformer encoder.
         input_ids: (N, L).
         attention_mask: (N, L), 1 at real tokens.
-        pooler: cls, avg (last layer), avg_top2 (mean of the last two layers) or avg_first_last (mean of the embedding
-            layer's output and the last layer's), averages over real tokens.
+        pooler: cls, last (the last real token), avg (last layer), avg_top2 (mean of the last two layers) or
+            avg_first_last (mean of the embedding layer's output and the last layer's), averages over real tokens.
         padding_free: compute nothing for padding, where the backbone's attention allows it; the vectors are the same.
     """
     if padding_free and packing.supports(backbone):
@@ -32,6 +33,8 @@ def encode(
     output = backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=layers)
     if pooler == "cls":
         return output.last_hidden_state[:, 0]
+    if pooler == "last":
+        return output.last_hidden_state[_last(attention_mask)]
     if pooler == "avg":
         return mean(output.last_hidden_state, attention_mask)
     return mean(_two_layers(output, pooler), attention_mask)
@@ -47,8 +50,15 @@ def _encode_packed(backbone: Any, input_ids: Tensor, attention_mask: Tensor, poo
         output = backbone(**layout.inputs(backbone, input_ids), output_hidden_states=layers)
     if pooler == "cls":
         return output.last_hidden_state[0, layout.starts]
+    if pooler == "last":
+        return output.last_hidden_state[0, layout.place[_last(attention_mask)]]
     hidden = _two_layers(output, pooler) if layers else output.last_hidden_state
     return mean(layout.unpack(hidden), attention_mask)
+
+
+def _last(attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and place of each sentence's last real token in (N, L), padded on the right."""
+    return torch.arange(len(attention_mask), device=attention_mask.device), attention_mask.sum(1) - 1
 
 
 def _two_layers(output: Any, pooler: Pooler) -> Tensor:

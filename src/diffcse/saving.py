@@ -16,7 +16,7 @@ from diffcse.config import Pooler
 from diffcse.files import move_into
 from diffcse.layout import to_classic
 
-_ST_MODES = {"cls": "cls", "avg": "mean", "avg_top2": "mean", "avg_first_last": "mean"}
+_ST_MODES = {"cls": "cls", "avg": "mean", "avg_top2": "mean", "avg_first_last": "mean", "last": "lasttoken"}
 
 
 def sentence_transformer(transformer: Transformer, pooler: Pooler) -> SentenceTransformer:

@@ -34,7 +34,7 @@ from diffcse.saving import layer_mean
 from diffcse.training import build_model, check_lengths
 
 _NAME = "the SentenceTransformer"
-_POOLERS: dict[Any, Pooler] = {"cls": "cls", "mean": "avg"}
+_POOLERS: dict[Any, Pooler] = {"cls": "cls", "mean": "avg", "lasttoken": "last"}
 _TWO_LAYERS: tuple[Pooler, ...] = ("avg_top2", "avg_first_last")
 
 
@@ -123,6 +123,7 @@ def _fitted(config: Config, model: SentenceTransformer) -> Config:
     for name, value, off in (
         ("ema_decay", config.training.ema_decay, 0),
         ("edited_text", config.edits.edited_text, "same"),
+        ("prompt", config.model.prompt or "empty", "empty"),
     ):
         if value != off:
             raise UserError(name, f"{off} in DiffCSELoss", value, "use diffcse train, which has it")

@@ -11,7 +11,7 @@ from diffcse.errors import UserError
 from diffcse.evaluation.load import TextEncoder, load_encoder
 from tests import tiny
 
-POOLERS = ("cls", "avg", "avg_top2", "avg_first_last")
+POOLERS = ("cls", "avg", "avg_top2", "avg_first_last", "last")
 
 
 @pytest.fixture(scope="module")

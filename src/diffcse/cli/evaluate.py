@@ -75,10 +75,10 @@ def evaluate(
     ] = False,
     published: Annotated[bool, typer.Option("--published", help="Show the published rows below yours.")] = False,
     pooler: Annotated[
-        Optional[Literal["cls", "avg", "avg_top2", "avg_first_last"]],  # noqa: UP045
+        Optional[Literal["cls", "avg", "avg_top2", "avg_first_last", "last"]],  # noqa: UP045
         typer.Option(
             help="Take the plain Transformer with this pooler: cls ([CLS] before any projector), avg, avg_top2 or "
-            "avg_first_last. Default: the model's own, or cls where it has none."
+            "avg_first_last, last. Default: the model's own, or cls where it has none."
         ),
     ] = None,
     device: DEVICE = None,

@@ -72,7 +72,7 @@ def load_encoder(
 
     Args:
         model: what to load.
-        pooler: cls, avg, avg_top2 or avg_first_last; None keeps the model's own.
+        pooler: cls, avg, avg_top2, avg_first_last or last; None keeps the model's own.
         device: where to compute; None for a GPU if there is one.
         trust_remote_code: run code that comes with the model.
         on_progress: called with the number of sentences done and of all.
