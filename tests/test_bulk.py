@@ -15,12 +15,13 @@ import pytest
 import torch
 from filelock import FileLock
 
-from diffcse import bulk
-from diffcse.bulk import BulkSettings, encode_file, open_texts
+from diffcse import bulk, texts
+from diffcse.bulk import BulkSettings, encode_file
 from diffcse.checkpoints import fingerprint, load_encoder
 from diffcse.encoding import EncodeSettings, encode
 from diffcse.errors import UserError
 from diffcse.sinks import as_dtype
+from diffcse.texts import open_texts
 from tests import tiny
 
 SMALL = EncodeSettings(normalize=True, chunk_sentences=7)
@@ -237,9 +238,9 @@ def test_too_small_a_disk_is_told_before_the_first_chunk(tmp_path, model, text, 
 def test_packed_text_on_a_pipe_is_told(tmp_path):
     (tmp_path / "pipe").write_bytes(gzip.compress(b"the cat\n"))
     with pytest.raises(UserError, match="standard input must be UTF-8 text; got gzip data; unpack it: gunzip -c"):
-        list(bulk.Pipe(tmp_path / "pipe").rows(("",), 100))
+        list(texts.Pipe(tmp_path / "pipe").rows(("",), 100))
     (tmp_path / "pipe").write_bytes(b"the cat\nthe dog")
-    assert list(bulk.Pipe(tmp_path / "pipe").rows(("",), 100)) == [("the cat",), ("the dog",)]
+    assert list(texts.Pipe(tmp_path / "pipe").rows(("",), 100)) == [("the cat",), ("the dog",)]
 
 
 def test_a_run_that_fails_before_its_first_row_leaves_no_folder(tmp_path, model, text):

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from diffcse.bulk import STDIN, Progress, Texts, check_place, exclusive, open_texts, repaired
+from diffcse.bulk import Progress, check_place, exclusive
 from diffcse.encoding import EncodeSettings, Vectors, encode_chunks
 from diffcse.errors import UserError
+from diffcse.texts import STDIN, Texts, open_texts, repaired
 
 _BLOCK = 1024
 _COLUMNS = 16_384
@@ -106,13 +107,13 @@ def dedup_file(
     """Write the kept lines and a report of the dropped ones; both files appear at the end, whole.
 
     Args:
-        given: as for `diffcse.bulk.open_texts`, but not standard input, whose length is not known.
+        given: as for `diffcse.texts.open_texts`, but not standard input, whose length is not known.
         output: one kept text a line.
         report: one JSON object a dropped text, with line numbers from 1.
         load: gives the model; called once everything else has been checked.
         threshold: cosine similarity from which a line repeats another.
         settings: limits and precision; must normalize.
-        column: as for `diffcse.bulk.open_texts`.
+        column: as for `diffcse.texts.open_texts`.
         overwrite: replace existing files.
         on_progress: told the lines done.
 

@@ -11,15 +11,12 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from diffcse.bulk import (
-    STDIN,
     BulkSettings,
     Counts,
     Progress,
-    Texts,
     digest,
     exclusive,
     load_counts,
-    open_texts,
     run,
     saying_what_to_do,
     tidy_if_nothing_done,
@@ -31,6 +28,7 @@ from diffcse.index import add_to_index, check_model, check_new, create_index
 from diffcse.index_manifest import BUILDING, NAME, Manifest, read_manifest
 from diffcse.nearest import import_faiss
 from diffcse.sinks import ParquetSink
+from diffcse.texts import STDIN, Texts, open_texts
 
 _GENERATION = "generation"
 
@@ -49,12 +47,12 @@ def index_text(
     """Encode the lines of a text, blank ones left out, into a new index or, with `add`, into an existing one.
 
     Args:
-        given: as for `diffcse.bulk.open_texts`.
+        given: as for `diffcse.texts.open_texts`.
         folder: the index; its parent exists.
         load: gives the model; called once everything else has been checked.
         model: the model's name, kept in the index; None for the bundled one.
         add: append to the index in `folder`.
-        column: as for `diffcse.bulk.open_texts`.
+        column: as for `diffcse.texts.open_texts`.
         settings: limits and precision; None for the usual ones. Vectors are float32 in any case.
         on_progress: told the sentences encoded.
 

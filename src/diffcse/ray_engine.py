@@ -28,23 +28,13 @@ import pyarrow.parquet as pq
 import torch
 from sentence_transformers import SentenceTransformer
 
-from diffcse.bulk import (
-    STDIN,
-    BulkSettings,
-    Counts,
-    Progress,
-    Texts,
-    begin,
-    exclusive,
-    open_texts,
-    repaired,
-    saying_what_to_do,
-)
+from diffcse.bulk import BulkSettings, Counts, Progress, begin, exclusive, saying_what_to_do
 from diffcse.checkpoints import fingerprint, load_encoder
 from diffcse.encoding import chunks, encode
 from diffcse.errors import MissingExtra, UserError
 from diffcse.files import write_whole
 from diffcse.sinks import ParquetSink
+from diffcse.texts import STDIN, Texts, open_texts, repaired
 
 _CUT, _PARTS, _TEXT_NOTE, _COUNTS = "text", "parts", "text.json", b"diffcse"
 
@@ -146,7 +136,7 @@ def encode_on_ray(
     """Write the vector of every line of `given` to a folder of Parquet parts; the same call goes on after a kill.
 
     Args:
-        given: as for `diffcse.bulk.open_texts`.
+        given: as for `diffcse.texts.open_texts`.
         output: a new folder, on a disk that all machines see under this name.
         model: folder or Hub name, the same on all machines; None for the bundled one.
         settings: as for `diffcse.bulk.encode_file`.

@@ -67,6 +67,6 @@ def _folder(model: str, output: Path | None) -> Path:
 def _lines(path: Path) -> list[str]:
     from itertools import islice
 
-    from diffcse.bulk import open_texts
+    from diffcse.texts import open_texts
 
     return list(islice(open_texts(str(path), skip_blank=True), 1000))

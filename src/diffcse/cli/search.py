@@ -41,10 +41,10 @@ def search(
         raise UserError("--top-k", "at least 1", top_k, "use 5")
     if not -1 <= threshold <= 1:
         raise UserError("--threshold", "between -1 and 1", threshold, "use 0.6")
-    from diffcse.bulk import open_texts
     from diffcse.checkpoints import fingerprint
     from diffcse.encoding import EncodeSettings, encode
     from diffcse.index import SentenceIndex, check_model
+    from diffcse.texts import open_texts
 
     index = SentenceIndex(folder, verify=verify)
     wanted = list(queries or ())
