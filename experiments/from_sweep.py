@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from diffcse.files import write_whole
 from diffcse.sweep_report import describe
@@ -16,12 +17,14 @@ from diffcse.sweep_results import Results
 
 def main(folder: Path, name: str) -> None:
     """One object a finished run: what it differs in, its seed, and every score, fractions from 0 to 1."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for result in Results(folder / "results.sqlite").all():
         if result.scores is not None:
             varied = {key: value for key, value in result.settings.items() if key != "seed"}
             scores = {key: score for key, score in result.scores.items() if key != "train loss"}
-            rows.append({"run": describe(varied), "seed": result.settings["seed"], **scores})
+            row = {"run": describe(varied), "seed": result.settings["seed"], **scores}
+            if row not in rows:  # the same run made twice, by two versions of the package
+                rows.append(row)
     target = Path(__file__).parent / "results" / f"results-{name}.json"
     write_whole(target, (json.dumps(rows, indent=1) + "\n").encode())
 
