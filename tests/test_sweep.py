@@ -78,6 +78,11 @@ def test_paths_are_relative_to_the_settings_file(tmp_path):
     assert sweep.senteval == tmp_path / "data"
 
 
+def heed_interrupts() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_sweep_runs_records_failures_resumes_and_skips(tmp_path):
     """Interrupted in its first run, then resumed; one run cannot start; a third call has nothing left to do."""
     path = settings_file(
@@ -85,7 +90,7 @@ def test_a_sweep_runs_records_failures_resumes_and_skips(tmp_path):
     )
     out = tmp_path / "out"
     command = [sys.executable, "-m", "diffcse", "sweep", str(path), "-o", str(out)]
-    process = subprocess.Popen(command, env=PYTHON, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=PYTHON, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 120
     while not list(out.glob("runs/*/checkpoints/checkpoint-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
