@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerBase
 from diffcse import packing, pooling
 from diffcse.config import Pooler
 from diffcse.errors import UserError
+from diffcse.saving import ONE_LAYER
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +126,7 @@ def _plain_pooler(model: SentenceTransformer) -> Pooler | None:
     pooled = len(modules) > 1 and isinstance(modules[1], Pooling)
     if not pooled or not all(isinstance(module, Normalize) for module in modules[2:]):
         return None
-    poolers: dict[str, Pooler] = {"cls": "cls", "mean": "avg", "lasttoken": "last"}
-    pooler = poolers.get(str(modules[1].pooling_mode))
+    pooler = ONE_LAYER.get(str(modules[1].pooling_mode))
     return pooler if pooler and packing.supports(modules[0].model) else None
 
 

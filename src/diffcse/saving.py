@@ -18,6 +18,9 @@ from diffcse.layout import to_classic
 
 _ST_MODES = {"cls": "cls", "avg": "mean", "avg_top2": "mean", "avg_first_last": "mean", "last": "lasttoken"}
 
+ONE_LAYER: dict[str, Pooler] = {"cls": "cls", "mean": "avg", "lasttoken": "last"}
+"""The pooler that each pooling mode of sentence-transformers is, where it takes the last layer alone."""
+
 
 def sentence_transformer(transformer: Transformer, pooler: Pooler) -> SentenceTransformer:
     """The modules that give what `diffcse.pooling.encode` gives, around the same backbone object.

@@ -30,11 +30,10 @@ from diffcse.loading import (
     resolve,
 )
 from diffcse.resources import GENERATOR
-from diffcse.saving import layer_mean
+from diffcse.saving import ONE_LAYER, layer_mean
 from diffcse.training import build_model, check_lengths
 
 _NAME = "the SentenceTransformer"
-_POOLERS: dict[Any, Pooler] = {"cls": "cls", "mean": "avg", "lasttoken": "last"}
 _TWO_LAYERS: tuple[Pooler, ...] = ("avg_top2", "avg_first_last")
 
 
@@ -54,8 +53,8 @@ class DiffCSELoss(nn.Module):
     `diffcse train`, or `diffcse.train`, has none of these faults: use it wherever you can.
 
     Args:
-        model: a Transformer with cls or mean pooling (or the mean of layers that `diffcse train` saves), nothing behind
-            it but Normalize.
+        model: a Transformer with cls, mean or lasttoken pooling (or the mean of layers that `diffcse train` saves),
+            nothing behind it but Normalize.
         config: as `diffcse.build` makes it; None for the published settings of bert-sts. Encoder, pooler and length
             limit are the model's. Of the section `training` only `seed`, `padding_free`, `rows_at_once` and
             `gradient_checkpointing` count: the rest is the trainer's.
@@ -141,15 +140,17 @@ def _pooler(model: SentenceTransformer) -> Pooler:
     modules: list[Any] = [module for module in model if not isinstance(module, Normalize)]
     kinds = [type(module).__name__ for module in modules]
     last = modules[-1]
-    if kinds == ["Transformer", "Pooling"] and last.pooling_mode in _POOLERS:
-        return _POOLERS[last.pooling_mode]
+    if kinds == ["Transformer", "Pooling"] and last.pooling_mode in ONE_LAYER:
+        return ONE_LAYER[last.pooling_mode]
     if kinds == ["Transformer", "WeightedLayerPooling", "Pooling"] and last.pooling_mode == "mean":
         for pooler in _TWO_LAYERS:
             ours = layer_mean(modules[0].model.config, pooler)
             if ours.layer_start == modules[1].layer_start and ours.layer_weights.equal(modules[1].layer_weights.cpu()):
                 return pooler
     got = f"{', '.join(kinds)} ({getattr(last, 'pooling_mode', '')})"
-    raise UserError("the model", "a Transformer with cls or mean pooling", got, "build it of these two modules")
+    raise UserError(
+        "the model", "a Transformer with cls, mean or lasttoken pooling", got, "build it of these two modules"
+    )
 
 
 def _networks(model: SentenceTransformer, config: Config) -> Networks:
