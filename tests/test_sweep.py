@@ -18,7 +18,7 @@ import pytest
 from safetensors.torch import load_file
 
 from diffcse.errors import UserError
-from diffcse.sweep import plan_runs, read_sweep
+from diffcse.sweep import named_as_begun, plan_runs, read_sweep
 from diffcse.sweep_report import choose_metric, expected_best, groups, interval, pairs, plot
 from diffcse.sweep_results import Result, Results
 from tests import tiny
@@ -126,6 +126,26 @@ def test_a_sweep_runs_records_failures_resumes_and_skips(tmp_path):
     assert content["metric"] == "train loss"
     assert content["settings"][0]["scores"] == [good.scores["train loss"]]
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
+
+
+def test_a_run_keeps_the_name_that_an_older_version_gave_it(tmp_path):
+    """The older version knew neither `prompt` nor this digest; a run with another value of it is another run."""
+    first, other = plan_runs({"preset": "small"}, {"seed": [0, 1]}, [{}])
+    settings = first.config.as_dict()
+    del settings["model"]["prompt"]
+    older = tmp_path / "seed=0-0123abcd"
+    older.mkdir()
+    (older / "diffcse.json").write_text(json.dumps({"settings": settings}))
+    assert [run.name for run in named_as_begun((first, other), tmp_path)] == [older.name, other.name]
+
+    (prompted,) = plan_runs(
+        {"preset": "small"}, {"seed": [0]}, [{"prompt": '"{sentence}" means [MASK]', "pooler": "last"}]
+    )
+    assert named_as_begun((prompted,), tmp_path) == [prompted]
+
+    settings["model"]["a_setting_of_the_future"] = 1
+    (older / "diffcse.json").write_text(json.dumps({"settings": settings}))
+    assert named_as_begun((first,), tmp_path) == [first]
 
 
 def results(scores: dict[str, list[float]]) -> list[Result]:

@@ -6,6 +6,8 @@ hurting the others, and ends with the bytes that the command alone would end wit
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -118,6 +120,30 @@ def _name(varied: Settings, config: Config) -> str:
     return f"{readable}-{digest}" if readable else digest
 
 
+def named_as_begun(runs: Sequence[Run], folder: Path) -> list[Run]:
+    """The runs, each under the name that it was begun with.
+
+    A version of the package with a setting more gives every run another digest. A run that an older version began has
+    its settings in its folder: with the new setting at its default they are those of the plan.
+
+    Args:
+        runs: of the plan.
+        folder: of the runs' folders.
+    """
+    begun: dict[str, Config] = {}
+    for path in sorted(folder.glob("*/diffcse.json")):
+        with contextlib.suppress(UserError):  # a setting that is no more, or a rule of today: none of these runs
+            sections = json.loads(path.read_bytes())["settings"]
+            begun[path.parent.name] = build(
+                **{name: value for fields in sections.values() for name, value in fields.items()}
+            )
+    older = {run.name: [name for name, config in begun.items() if config == run.config] for run in runs}
+    return [
+        run if run.name in begun or not older[run.name] else dataclasses.replace(run, name=older[run.name][0])
+        for run in runs
+    ]
+
+
 def run_sweep(
     sweep: Sweep, folder: Path, *, score: Score, workers: int = 1, on_change: Callable[[Results], None] = lambda _: None
 ) -> Results:
@@ -140,9 +166,10 @@ def run_sweep(
     for place in ("runs", "logs"):
         (folder / place).mkdir(parents=True, exist_ok=True)
     results = Results(folder / "results.sqlite")
-    for run in sweep.runs:
+    runs = named_as_begun(sweep.runs, folder / "runs")
+    for run in runs:
         results.plan(run.name, run.varied)
-    missing = [run for run in sweep.runs if not results.is_done(run.name)]
+    missing = [run for run in runs if not results.is_done(run.name)]
     with _Children(folder, sweep, max(1, (os.cpu_count() or 1) // workers)) as children:
         for run, seconds, error in _as_completed(children, missing, workers):
             scores = {} if error else {**score(folder / "runs" / run.name), **last_figures(folder / "runs" / run.name)}
