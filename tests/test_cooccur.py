@@ -17,11 +17,19 @@ from diffcse import cooccurrence
 from diffcse.cli import app
 from diffcse.config_start import CooccurConfig
 from diffcse.cooccur import build_start, cooccur, weighted_vectors
-from diffcse.cooccurrence import count, halves_found, positive_pmi, token_ids, word_vectors
+from diffcse.cooccurrence import (
+    count,
+    halves_found,
+    positive_pmi,
+    share_spelling,
+    split_marks,
+    token_ids,
+    word_vectors,
+)
 from diffcse.errors import UserError
 from tests import tiny
 
-SMALL = {"hidden_size": 18, "heads": 2, "intermediate_size": 16, "max_length": 32, "held_out": 10}
+SMALL = {"hidden_size": 20, "heads": 2, "intermediate_size": 16, "max_length": 32, "held_out": 10}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +47,11 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def config(tokenizer_folder: str) -> CooccurConfig:
     return CooccurConfig(**SMALL, tokenizer=tokenizer_folder)
+
+
+def vocabulary() -> list[str]:
+    tokenizer = tiny.tokenizer()
+    return tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
 
 
 @pytest.mark.parametrize("at_once", [3, 1000])
@@ -83,7 +96,7 @@ def test_vectors_are_of_unit_length_and_like_words_are_alike():
 
 def test_a_word_that_was_never_seen_has_no_vector(lines, config):
     counted = count(lines, tiny.tokenizer(), (2, 10))
-    vectors = weighted_vectors(counted, config)
+    vectors = weighted_vectors(counted, vocabulary(), config)
     assert (counted.words == 0).any()
     assert np.isfinite(vectors).all()
     assert (np.linalg.norm(vectors, axis=1) > 0).tolist() == (counted.words > 0).tolist()
@@ -100,21 +113,86 @@ def test_halves_find_each_other_by_shared_words():
     assert halves_found(rng.standard_normal((500, 20)), random, 0).share < 0.2
 
 
-def test_the_start_is_the_weighted_mean_of_word_vectors(lines, config):
+def test_marks_of_the_kinds_of_tokenizers():
+    for tokens in (["a", "##b"], ["\u0120a", "b"], ["\u2581a", "b"]):
+        letters, goes_on = split_marks(tokens)
+        assert (letters, goes_on.tolist()) == (["a", "b"], [False, True])
+
+
+def test_a_piece_that_goes_on_with_a_word_weighs_less(lines, tokenizer_folder):
+    counted, tokens = count(lines, tiny.tokenizer(), (2, 10)), vocabulary()
+    full, half = (
+        weighted_vectors(
+            counted, tokens, CooccurConfig(**SMALL, tokenizer=tokenizer_folder, continuation_weight=weight)
+        )
+        for weight in (1.0, 0.5)
+    )
+    goes_on = split_marks(tokens)[1]
+    assert goes_on.any()
+    np.testing.assert_allclose(half, full * np.where(goes_on, 0.5, 1.0)[:, None])
+
+
+def test_words_that_are_spelled_alike_share_their_directions():
+    tokens = ["player", "players", "stone", "##players", "playing", "play"]
+    vectors = np.eye(6)
+    vectors[4] = 0.0  # never seen
+    shared = share_spelling(vectors, tokens, 1.0)
+    np.testing.assert_allclose(shared[[2, 3, 4]], vectors[[2, 3, 4]])
+    np.testing.assert_allclose(np.linalg.norm(shared[[0, 1, 5]], axis=1), 1.0)
+    assert shared[0, 1] > 0.5 and shared[1, 0] > 0.5 and shared[0, 2] == 0
+    np.testing.assert_array_equal(share_spelling(vectors, tokens, 0.0), vectors)
+
+
+def states(model: torch.nn.Module, line: str) -> np.ndarray:
+    """(L, H), and the hidden vectors are those of one sentence."""
+    with torch.no_grad():
+        return model(**tiny.tokenizer()(line, return_tensors="pt")).last_hidden_state[0].numpy()
+
+
+def normed_words(vectors: np.ndarray) -> np.ndarray:
+    whole = np.hstack([vectors, np.tile([1.0, -1.0, 0.0, 0.0], (len(vectors), 1))])
+    return (whole - whole.mean(1, keepdims=True)) / whole.std(1, keepdims=True)
+
+
+def test_the_start_is_the_weighted_mean_of_word_vectors(lines, tokenizer_folder):
+    config = CooccurConfig(**SMALL, tokenizer=tokenizer_folder, redundancy=0.0)
     tokenizer = tiny.tokenizer()
-    vectors = weighted_vectors(count(lines, tokenizer, (2, 10)), config)
+    vectors = weighted_vectors(count(lines, tokenizer, (2, 10)), vocabulary(), config)
     vectors[tokenizer.all_special_ids] = 0
     model = build_start(vectors, tokenizer, config)
-    rows = token_ids(lines[:8], tokenizer)
-    whole = np.hstack([vectors, np.tile([1.0, -1.0], (len(vectors), 1))])  # the constant that keeps the proportions
-    normed = (whole - whole.mean(1, keepdims=True)) / whole.std(1, keepdims=True)
-    expected = np.stack([normed[row, :-2].sum(0) for row in rows])
-    with torch.no_grad():
-        got = np.stack(
-            [model(**tokenizer(line, return_tensors="pt")).last_hidden_state[0].sum(0) for line in lines[:8]]
-        )
-    assert (got[:, -2:] == 0).all()
-    np.testing.assert_allclose(got[:, :-2], expected, atol=1e-4)
+    expected = normed_words(vectors)
+    for line, row in zip(lines[:8], token_ids(lines[:8], tokenizer), strict=True):
+        got = states(model, line)
+        assert (got[:, -4:] == 0).all()
+        np.testing.assert_allclose(got[:, :-4].sum(0), expected[row, :-4].sum(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_a_word_weighs_less_beside_words_like_it(lines, tokenizer_folder, heads):
+    """Each token's vector is divided by 1 + 2 r, r being its product with the sentence's sum."""
+    rng = np.random.default_rng(0)
+    config = CooccurConfig(**{**SMALL, "hidden_size": 32, "heads": heads}, tokenizer=tokenizer_folder, redundancy=2.0)
+    tokenizer = tiny.tokenizer()
+    # Short vectors, for which the scores are near their tangent, of dimensions that the heads have room for; their
+    # means are 0, so that LayerNorm only divides.
+    room = np.concatenate([part[: 32 // heads - 1] for part in np.array_split(np.arange(28), heads)])
+    some = rng.standard_normal((len(tokenizer), len(room)))
+    some -= some.mean(1, keepdims=True)
+    vectors = np.zeros((len(tokenizer), 28))
+    vectors[:, room] = 0.3 * some / np.linalg.norm(some, axis=1, keepdims=True)
+    vectors[tokenizer.all_special_ids] = 0
+    model = build_start(vectors, tokenizer, config)
+    word = tokenizer.convert_ids_to_tokens(token_ids(lines[:1], tokenizer)[0].tolist())[0]
+    for line in (f"{lines[0]} {word} {word} {word}", lines[1]):
+        row = token_ids([line], tokenizer)[0]
+        redundancy = (vectors[row] @ vectors[row].T).sum(1)
+        got = states(model, line)[1:-1, :-4]
+        found = np.linalg.norm(vectors[row] * 32**0.5 / 2**0.5, axis=1) / np.linalg.norm(got, axis=1)
+        shared = 100 / (100 + len(row) + 1)  # of the softmax, by [CLS]: what the others share, they lack twice
+        np.testing.assert_allclose(found, 1 + 2.0 * redundancy * shared**2, atol=0.1)
+        assert np.corrcoef(found, redundancy)[0, 1] > 0.99
+        directions = (got * vectors[row]).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(vectors[row], axis=1)
+        np.testing.assert_allclose(directions, 1.0, atol=2e-3)
 
 
 def test_same_command_twice_gives_the_same_bytes(lines, config, tmp_path):
@@ -142,7 +220,11 @@ def test_too_little_text_and_bad_settings(config, tmp_path):
     with pytest.raises(UserError, match=r"broad_window must be at least narrow_window \(3\)"):
         CooccurConfig(narrow_window=3, broad_window=2)
     with pytest.raises(UserError, match="hidden_size must be a multiple of heads"):
-        CooccurConfig(hidden_size=100)
+        CooccurConfig(hidden_size=101)
+    with pytest.raises(UserError, match="heads must be even; got 3"):
+        CooccurConfig(heads=3)
+    with pytest.raises(UserError, match="continuation_weight must be between 0 and 1"):
+        CooccurConfig(continuation_weight=2.0)
     with pytest.raises(UserError, match="context_smoothing must be above 0"):
         CooccurConfig(context_smoothing=0.0)
 

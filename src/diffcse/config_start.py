@@ -81,12 +81,19 @@ class CooccurConfig(Checked):
     dimensions count alike."""
     frequency_scale: float = 1e-3
     """The a of a word's weight a / (a + p), p being its share of the text (Arora et al., 2017)."""
+    continuation_weight: float = 0.5
+    """Factor of the weight of a piece that goes on with a word, 0 to 1: a word of many pieces is one word still."""
+    spelling: float = 1.0
+    """Weight of the vectors of words that are spelled alike (play, played, player) in a word's own; 0 leaves it out."""
+    redundancy: float = 1.0
+    """How much less a word weighs for each word like it in the same sentence (the first layer's attention); 0
+    leaves it out."""
     hidden_size: int = 576
-    """Width of a token vector; two of it hold a constant."""
+    """Width of a token vector; four of it are kept for constants."""
     layers: int = 1
-    """Transformer layers, which add nothing before training."""
-    heads: int = 8
-    """Attention heads a layer."""
+    """Transformer layers, which add nothing before training but the redundancy of the first."""
+    heads: int = 2
+    """Attention heads a layer; an even number, since one half looks for words alike and the other for words unlike."""
     intermediate_size: int = 256
     """Width of the feed-forward layer."""
     max_length: int = 128
@@ -99,7 +106,11 @@ class CooccurConfig(Checked):
     def _check(self) -> None:
         for name in ("narrow_window", "layers", "heads", "intermediate_size", "max_length"):
             self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
-        self._need("hidden_size", self.hidden_size >= 4, "at least 4", "use 256 to 768")
+        self._need("hidden_size", self.hidden_size >= 8, "at least 8", "use 256 to 768")
+        self._need("heads", self.heads % 2 == 0 or self.redundancy == 0, "even", "use 2, or redundancy 0")
+        for name in ("spelling", "redundancy"):
+            self._need(name, getattr(self, name) >= 0, "at least 0", "use 1, or 0 to leave it out")
+        self._need("continuation_weight", 0 <= self.continuation_weight <= 1, "between 0 and 1", "use 0.5")
         self._need(
             "hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it"
         )

@@ -16,10 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
 
 SENTENCES_AT_ONCE = 20_000
 """Sentences whose tokens are in memory at the same time while counting."""
+
+_ALIKE = 0.3
+"""Cosine of the letter sequences of two words from which they are spelled alike."""
+
+_LETTERS = 4
+"""Shorter words are spelled like too many others to share anything."""
 
 _OVERSAMPLES = 60
 _POWER_ITERATIONS = 3
@@ -140,6 +147,49 @@ def word_weights(shares: NDArray[np.float64], scale: float) -> NDArray[np.float6
     [1.0, 0.5, 0.025]
     """
     return scale / (scale + shares)
+
+
+def split_marks(tokens: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:
+    """Each token's letters, and whether it goes on with a word.
+
+    WordPiece marks what goes on with a word, byte pairs and SentencePiece what begins one.
+
+    >>> letters, goes_on = split_marks(["play", "##ing"])
+    >>> letters, goes_on.tolist()
+    (['play', 'ing'], [False, True])
+    """
+    begins = any(token.startswith(("\u0120", "\u2581")) for token in tokens)
+    goes_on = [not token.startswith(("\u0120", "\u2581")) if begins else token.startswith("##") for token in tokens]
+    return [token.lstrip("\u0120\u2581").removeprefix("##") for token in tokens], np.array(goes_on)
+
+
+def share_spelling(vectors: NDArray[np.float64], tokens: Sequence[str], weight: float) -> NDArray[np.float64]:
+    """Unit vectors (V, D) to which words that are spelled alike have added their mean direction.
+
+    A text too small for counts is not too small for letters (Bojanowski et al., 2017, learn such a sum). Words are
+    compared by the sequences of 3 to 6 letters in them, each weighted by how rare it is. Short words, pieces that go on
+    with a word and words without a vector take no part.
+
+    Args:
+        vectors: unit vectors (V, D), zero for words that were never seen.
+        tokens: the vocabulary, with the tokenizer's marks.
+        weight: of the others' mean direction beside the word's own vector.
+    """
+    letters, goes_on = split_marks(tokens)
+    seen = np.linalg.norm(vectors, axis=1) > 0
+    whole = [len(word) >= _LETTERS and word.isalpha() for word in letters]
+    places = np.flatnonzero(np.array(whole) & ~goes_on & seen)
+    if weight == 0 or len(places) < 2:
+        return vectors
+    profiles = TfidfVectorizer(analyzer="char", ngram_range=(3, 6), lowercase=False, sublinear_tf=True).fit_transform(
+        [f"^{letters[i]}$" for i in places]
+    )
+    alike = sparse.coo_array(profiles @ profiles.T)
+    kept = (alike.data > _ALIKE) & (alike.row != alike.col)
+    relatives = sparse.coo_array((alike.data[kept], (alike.row[kept], alike.col[kept])), shape=alike.shape).tocsr()
+    shared = vectors.copy()
+    shared[places] = _unit(vectors[places] + weight * _unit(relatives @ vectors[places]))
+    return shared
 
 
 @dataclass(frozen=True, kw_only=True)
