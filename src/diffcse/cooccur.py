@@ -201,22 +201,22 @@ def weigh_redundancy(layer: Any, size: int, strength: float) -> None:
         size: D.
         strength: of the redundancy.
     """
-    self, hidden = layer.self, size + _EXTRA
-    heads, width = int(self.num_attention_heads), int(self.attention_head_size)
+    scores, hidden = layer.self, size + _EXTRA
+    heads, width = int(scores.num_attention_heads), int(scores.attention_head_size)
     plus, minus, mark = size, size + 1, size + 2
     marked = hidden**0.5 / 2  # what LayerNorm makes of the mark of [CLS]
     root = width**0.25  # scores are divided by the square root of the width
     sharp = root * (2 * heads * _SHARPNESS / hidden) ** 0.5
-    for linear in (self.query, self.key, self.value, layer.output.dense):
+    for linear in (scores.query, scores.key, scores.value, layer.output.dense):
         linear.weight.zero_()
         linear.bias.zero_()
     for head, dims in enumerate(np.array_split(np.arange(size), heads)):
         sign, first, last = (-1) ** head, head * width, (head + 1) * width - 1
         for row, dim in enumerate(dims[: width - 1], start=first):
-            self.query.weight[row, dim], self.key.weight[row, dim] = sharp, sign * sharp
-        self.query.bias[last] = root * np.log(_SINK) ** 0.5
-        self.key.weight[last, mark] = root * np.log(_SINK) ** 0.5 / marked
-        self.value.bias[first], self.value.weight[first, mark] = 1.0, -1.0 / marked  # 1 for every token but [CLS]
+            scores.query.weight[row, dim], scores.key.weight[row, dim] = sharp, sign * sharp
+        scores.query.bias[last] = root * np.log(_SINK) ** 0.5
+        scores.key.weight[last, mark] = root * np.log(_SINK) ** 0.5 / marked
+        scores.value.bias[first], scores.value.weight[first, mark] = 1.0, -1.0 / marked  # 1 for every token but [CLS]
         found = sign * strength * (hidden / 2) ** 0.5 * _SINK / (heads * _SHARPNESS)
         layer.output.dense.weight[plus, first], layer.output.dense.weight[minus, first] = found, -found
 
