@@ -153,6 +153,7 @@ def _judged(
     waiting: deque[tuple[int, str]] = deque()
 
     def stream() -> Iterator[str]:
+        """What is encoded; each text waits for its vector."""
         for line, raw in enumerate(texts, 1):
             if raw.strip():
                 waiting.append((line, repaired(raw)))

@@ -164,6 +164,7 @@ class DiffCSEModel(nn.Module):
         """Sentence vectors before the projector, (B, S, H) from ids (B, S, L)."""
 
         def encode(ids: Tensor, mask: Tensor) -> Tensor:
+            """Sentence vectors (N, H) of ids and mask (N, L)."""
             # Inside, since gradient caching calls this once more in the backward pass.
             with contextlib.nullcontext() if dropout else evaluating(self.encoder):
                 return pooling.encode(self.encoder, ids, mask, self.pooler, padding_free=self.padding_free)

@@ -52,6 +52,7 @@ def counting(console: Console | None, what: str, total: int) -> Iterator[Callabl
     )
 
     def update(done: int) -> None:
+        """Show that `done` are done; the first call begins the display."""
         if not progress.task_ids:
             progress.add_task(what, total=total)
             progress.start()
