@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from train_step import SIZES, batch, ours, sentence_lengths
+from train_step import SIZES, batch, ours, sentence_lengths, timed_step
 from transformers import BertModel
 
 from diffcse.checkpoints import load_encoder
@@ -118,15 +118,7 @@ def _step(sentences: int, lengths: list[int], **memory: Any) -> float:
     assert isinstance(model, DiffCSEModel) and isinstance(model.encoder, BertModel)
     model.rows_at_once = memory.get("rows_at_once", 0)
     model.train()
-    best = float("inf")
-    for number in range(3):
-        inputs = batch("here", lengths, number)
-        began = time.perf_counter()
-        optimiser.zero_grad(set_to_none=True)
-        model(**inputs).loss.backward()
-        optimiser.step()
-        best = min(best, time.perf_counter() - began)
-    return best
+    return min(timed_step(model, optimiser, batch("here", lengths, number), "ours") for number in range(3))
 
 
 def stream(size: int) -> tuple[float, int]:

@@ -212,15 +212,19 @@ def work(pipe: Connection, side: str, name: str, fidelity: str, lengths: list[in
     model.train()
     pipe.send("ready")
     while (number := pipe.recv()) is not None:
-        inputs = batch(name, lengths, number)
-        began = time.perf_counter()
-        optimiser.zero_grad(set_to_none=True)
-        out = model(**inputs)
-        (out if side == "baseline" else out.loss).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        pipe.send(time.perf_counter() - began)
+        pipe.send(timed_step(model, optimiser, batch(name, lengths, number), side))
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def timed_step(model: nn.Module, optimiser: torch.optim.Optimizer, inputs: dict[str, Tensor], side: str) -> float:
+    """Seconds of one whole step."""
+    began = time.perf_counter()
+    optimiser.zero_grad(set_to_none=True)
+    out = model(**inputs)
+    (out if side == "baseline" else out.loss).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    return time.perf_counter() - began
 
 
 def ours(size: Size, fidelity: str) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -9,7 +9,7 @@ import torch
 from diffcse.batches import Collator
 from diffcse.config import EditConfig
 from diffcse.edits import MlmEdit
-from diffcse.generator import Generator, sample
+from diffcse.generator import Generator, _likeliest, sample
 from tests import tiny
 
 
@@ -72,6 +72,46 @@ def test_generator_gets_no_gradient_and_keeps_no_graph() -> None:
     chunks = list(generator.logits(batch["masked_ids"], batch["attention_mask"], batch["attention_mask"].bool()))
     assert not any(chunk.requires_grad for chunk in chunks)
     assert not any(parameter.requires_grad for parameter in generator.parameters())
+
+
+@pytest.mark.parametrize("words", [3, 64, 65, 200, 1000])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_likeliest_word_is_found_wherever_it_stands(words: int, bias: bool) -> None:
+    layer = torch.nn.Linear(16, words, bias=bias)
+    rows = 30 * torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = layer(rows)
+        found = _likeliest(layer, rows)
+    assert found.shape == (400,)
+    assert len(found.unique()) > 2  # not one word that always wins
+    assert torch.equal(found, logits.argmax(-1))
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "modernbert"])
+def test_the_likeliest_words_are_those_of_the_logits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffcse.generator._LOGITS_AT_ONCE", 1000)  # several chunks
+    batch, generator = _batch(EditConfig()), Generator(tiny.mlm(family), dropout=False)
+    where = batch["attention_mask"].bool()
+    inputs = (batch["masked_ids"], batch["attention_mask"], where)
+    assert torch.equal(generator.likeliest(*inputs), torch.cat(list(generator.logits(*inputs))).argmax(-1))
+
+
+def test_nothing_is_predicted_where_it_would_be_thrown_away() -> None:
+    config, asked = EditConfig(), []
+    edit = _edit(config)
+    assert edit.generator is not None
+    likeliest = edit.generator.likeliest
+
+    def note(ids: torch.Tensor, mask: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+        asked.append(where)
+        return likeliest(ids, mask, where)
+
+    edit.generator.likeliest = note  # type: ignore[method-assign]
+    batch = _batch(config)
+    edit(**batch)
+    (where,) = asked
+    assert not where[:, 0].any()
+    assert torch.equal(where[:, 1:], batch["attention_mask"][:, 1:].bool())
 
 
 def test_sampling_follows_the_distribution_and_its_uniform_number_alone() -> None:

@@ -89,8 +89,6 @@ class ObjectiveConfig(Checked):
         self._need("temperature", self.temperature > 0, "greater than 0", "use 0.05, the published value")
         self._need("lambda_weight", self.lambda_weight >= 0, "at least 0", "use 0.005; 0 gives SimCSE's gradient")
         self._need("contrastive_weight", self.contrastive_weight >= 0, "at least 0", "use 1, the published value")
-        alone = self.contrastive_weight == 0 and (self.objective == "simcse" or self.lambda_weight == 0)
-        self._need("contrastive_weight", not alone, "above 0 where nothing else is trained on", "use 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +273,10 @@ class Config(Checked):
     def _check(self) -> None:
         """What two sections must agree on."""
         objective, edits, extensions = self.objective, self.edits, self.extensions
+        differs = objective.objective == "diffcse" and objective.lambda_weight > 0
+        other = differs or extensions.ranking_weight > 0 or extensions.dimension_weight > 0
+        if objective.contrastive_weight == 0 and not other:
+            raise UserError("contrastive_weight", "above 0 where nothing else is trained on", 0.0, "use 1")
         if objective.predictor != "rtd" and edits.edit != "replacement":
             rule = f"replacement with predictor {objective.predictor}"
             raise UserError("edit", rule, edits.edit, "use predictor rtd, which every edit has")

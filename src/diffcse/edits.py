@@ -10,7 +10,7 @@ Legend: `L` tokens of one sentence, or of the padded batch; `K` tokens of its dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -206,10 +206,11 @@ class MlmEdit(nn.Module):
             draws: (N, L), uniform numbers in [0, 1) for sampling.
         """
         real = attention_mask.bool()
-        where = real if self.everywhere else chosen & real
+        where = (real if self.everywhere else chosen & real).clone()
+        where[:, 0] = False  # what is filled in there would be forced back to [CLS]
         edited = masked_ids.clone()
         if self.generator is not None and bool(where.any()):
-            edited[where] = torch.cat(list(self._tokens(self.generator, masked_ids, attention_mask, where, draws)))
+            edited[where] = self._tokens(self.generator, masked_ids, attention_mask, where, draws)
         edited[:, 0] = self.cls_id
         edited = torch.where(real, edited, self.padding_id)
         # A masked token that the generator recovers counts as original.
@@ -218,8 +219,12 @@ class MlmEdit(nn.Module):
 
     def _tokens(
         self, generator: Generator, masked_ids: Tensor, attention_mask: Tensor, where: Tensor, draws: Tensor
-    ) -> Iterator[Tensor]:
-        start, uniform = 0, draws[where]
+    ) -> Tensor:
+        """The generator's ids at `where`, (M,)."""
+        if self.argmax:
+            return generator.likeliest(masked_ids, attention_mask, where)
+        found, uniform, start = [], draws[where], 0
         for logits in generator.logits(masked_ids, attention_mask, where):  # (m, V)
-            yield logits.argmax(-1) if self.argmax else sample(logits, uniform[start : start + len(logits)])
+            found.append(sample(logits, uniform[start : start + len(logits)]))
             start += len(logits)
+        return torch.cat(found)

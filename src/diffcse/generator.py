@@ -17,6 +17,9 @@ from diffcse import packing
 _LOGITS_AT_ONCE = 1 << 24
 """Logits held at a time (float32: 64 MiB); argmax and sampling need no more than one chunk."""
 
+_BLOCK = 64
+"""Words among which the largest logit is looked for at once."""
+
 
 class Generator(nn.Module):
     """A frozen masked language model; it makes predictions only where they are asked for and keeps no gradient.
@@ -53,9 +56,24 @@ class Generator(nn.Module):
             # The head is not one linear layer (DeBERTa-v3's, say): rows of the batch take the place of chunks.
             yield from self._logits_by_rows(input_ids, attention_mask, where)
             return
-        hidden = self._before(output_layer, input_ids, attention_mask, where)  # (M, E)
-        for chunk in hidden.split(max(1, _LOGITS_AT_ONCE // output_layer.out_features)):
+        for chunk in self._chunks(output_layer, input_ids, attention_mask, where):
             yield output_layer(chunk)
+
+    @torch.no_grad()
+    def likeliest(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
+        """The id with the largest logit at each position in `where`, (M,); arguments as for `logits`."""
+        output_layer = self._output_layer()
+        if output_layer is None:
+            return torch.cat([rows.argmax(-1) for rows in self._logits_by_rows(input_ids, attention_mask, where)])
+        chunks = self._chunks(output_layer, input_ids, attention_mask, where)
+        return torch.cat([_likeliest(output_layer, chunk) for chunk in chunks])
+
+    def _chunks(
+        self, output_layer: nn.Linear, input_ids: Tensor, attention_mask: Tensor, where: Tensor
+    ) -> tuple[Tensor, ...]:
+        """What enters the output layer at `where`, in parts (m, E) whose logits are not too many at a time."""
+        hidden = self._before(output_layer, input_ids, attention_mask, where)  # (M, E)
+        return hidden.split(max(1, _LOGITS_AT_ONCE // output_layer.out_features))
 
     def _output_layer(self) -> nn.Linear | None:
         layer = self.mlm.get_output_embeddings()
@@ -86,6 +104,25 @@ class Generator(nn.Module):
         size = max(1, _LOGITS_AT_ONCE // (input_ids.shape[1] * self.mlm.config.vocab_size))
         for ids, mask, wanted in zip(*(part.split(size) for part in (input_ids, attention_mask, where)), strict=True):
             yield self.mlm(input_ids=ids, attention_mask=mask).logits[wanted]
+
+
+def _likeliest(output_layer: nn.Linear, rows: Tensor) -> Tensor:
+    """`output_layer(rows).argmax(-1)` for rows (m, E), with the vocabulary first: (m,).
+
+    On a CPU the product of 30,000 words with 500 rows takes 0.6 of the time of the product of the rows with the words.
+    The largest logit is looked for in two stages, since an index along the first dimension is slow to find there: the
+    block of words that has it, then its place in the block.
+    """
+    weight, bias = output_layer.weight, output_layer.bias
+    logits = weight @ rows.t() if bias is None else torch.addmm(bias.unsqueeze(1), weight, rows.t())  # (V, m)
+    words, count = logits.shape
+    block = min(_BLOCK, words)
+    blocks = words // block
+    largest = logits[: blocks * block].view(blocks, block, count).amax(1)
+    largest = torch.cat([largest, logits[-block:].amax(0, keepdim=True)])  # the last words, some of them once more
+    start = (largest.argmax(0) * block).clamp(max=words - block)  # (m,)
+    within = logits.gather(0, start + torch.arange(block, device=start.device).unsqueeze(1))  # (block, m)
+    return start + within.argmax(0)
 
 
 def sample(logits: Tensor, uniform: Tensor) -> Tensor:
