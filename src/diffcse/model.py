@@ -21,7 +21,6 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from diffcse import distributed, objective, packing, pooling
-from diffcse.activations import made_again
 from diffcse.config import Config
 from diffcse.contrast import ContrastiveSide, Sentences, Terms
 from diffcse.discriminator import Discriminator
@@ -130,10 +129,6 @@ class DiffCSEModel(nn.Module):
             drafts: `masked_ids`, `chosen` and `draws` of shape (B, D, K), D = S times the texts that are edited; and
                 `aligned_ids` and `draft_mask` (B, D, K) where these differ from the ids and the mask.
         """
-        with made_again():
-            return self._forward(input_ids, attention_mask, drafts)
-
-    def _forward(self, input_ids: Tensor, attention_mask: Tensor, drafts: dict[str, Tensor]) -> StepOutput:
         views = input_ids.shape[1]
         edited = None if self.edit is None else self._edit_all(self.edit, input_ids, attention_mask, drafts)
         pooled = self.pool(input_ids, attention_mask)  # (B, S, H)
