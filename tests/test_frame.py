@@ -250,6 +250,7 @@ def test_without_contrast_the_loss_is_the_difference_alone() -> None:
     torch.testing.assert_close(output.loss, 0.5 * output.rtd)
     with pytest.raises(UserError, match="contrastive_weight must be above 0 where nothing else is trained on"):
         build(contrastive_weight=0.0, objective="simcse")
+    assert build(contrastive_weight=0.0, objective="simcse", dimension_weight=0.1).objective.contrastive_weight == 0
 
 
 def test_a_discriminator_that_starts_as_the_generator_has_its_weights_and_learns() -> None:
