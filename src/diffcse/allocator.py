@@ -1,0 +1,42 @@
+"""Memory that a training step frees stays with the process, for the next step asks for as much again."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
+
+# Parameters of mallopt in <malloc.h>. Free memory at the heap's end above the first threshold is given back; a block
+# above the second one is mapped from the system each time it is asked for.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST, _NEVER = (1 << 31) - 1, -1
+_USUAL_TRIM, _USUAL_MMAP = 64 << 20, 32 << 20
+"""Where glibc's thresholds, which rise by themselves, end up in a process that works with large tensors."""
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """The C library gives no memory back to the system while the context lasts, and all that is free at its end.
+
+    Given back after each step, every page of some gigabytes costs a fault and is zeroed anew, about a tenth of a step's
+    time (docs/performance.md). Where the C library is not glibc nothing changes.
+    """
+    library = _glibc()
+    if library is not None:
+        library.mallopt(_MMAP_THRESHOLD, _LARGEST)
+        library.mallopt(_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        if library is not None:
+            library.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP)
+            library.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
+            library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None
