@@ -55,7 +55,8 @@ def test_encoder_learns_through_the_discriminator_alone(family: str) -> None:
     sentence = net.project(net.pool(inputs["input_ids"], inputs["attention_mask"])).flatten(0, 1)
     edited = net.edit(**rows)
     logits = net.discriminator(edited.input_ids, rows["attention_mask"], sentence)
-    net.predictor.loss(logits, edited, rows["attention_mask"]).backward()
+    count = net.predictor.count(edited, rows["attention_mask"])
+    net.predictor.loss(logits, edited, rows["attention_mask"], count).backward()
     assert max(float(p.grad.abs().max()) for p in net.encoder.parameters() if p.grad is not None) > 0
 
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from diffcse import distributed, objective, packing, pooling
+from diffcse import caching, distributed, objective, packing, pooling
 from diffcse.config import Config
 from diffcse.contrast import ContrastiveSide, Sentences, Terms
 from diffcse.discriminator import Discriminator
@@ -169,18 +168,8 @@ class DiffCSEModel(nn.Module):
             with contextlib.nullcontext() if dropout else evaluating(self.encoder):
                 return pooling.encode(self.encoder, ids, mask, self.pooler, padding_free=self.padding_free)
 
-        rows = self._in_parts(encode, input_ids.flatten(0, 1), attention_mask.flatten(0, 1))
-        return rows.unflatten(0, input_ids.shape[:2])
-
-    def _in_parts(self, network: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """`network` of all rows, a part at a time if memory is short; a part's activations are made again backward.
-
-        The whole batch's vectors are there before the loss is, so the gradient is the whole batch's (Gao et al., 2021).
-        """
-        if not self.rows_at_once or self.rows_at_once >= len(inputs[0]) or not torch.is_grad_enabled():
-            return network(*inputs)
-        parts = zip(*(rows.split(self.rows_at_once) for rows in inputs), strict=True)
-        return torch.cat([checkpoint(network, *part, use_reentrant=False) for part in parts])
+        rows = {"ids": input_ids.flatten(0, 1), "mask": attention_mask.flatten(0, 1)}
+        return caching.concatenated(encode, rows, self.rows_at_once).unflatten(0, input_ids.shape[:2])
 
     def project(self, pooled: Tensor) -> Tensor:
         """Through the projector, all views of a batch together (BatchNorm sees them as one), (B, S, H)."""
@@ -236,14 +225,25 @@ class DiffCSEModel(nn.Module):
         vectors = self._chosen_views(sentence, sentence.shape[1])
         texts = len(mask) // (vectors.shape[0] * vectors.shape[1])
         vectors = vectors.repeat(1, texts, 1).flatten(0, 1)
-        where = self.predictor.where(edited, mask)
-        inputs = [edited.input_ids, mask, vectors] + ([] if where is None else [where])
-        answers = self._in_parts(discriminator, *inputs).float()
-        rtd = self.predictor.loss(answers, edited, mask)
+        count = distributed.mean_count(self.predictor.count(edited, mask)).clamp(min=1e-6)
+        seen: list[dict[str, Tensor]] = []
+
+        def loss(vectors: Tensor, mask: Tensor, **fields: Tensor) -> Tensor:
+            """What some rows add to the term."""
+            part = EditedBatch(**fields)
+            where = self.predictor.where(part, mask)
+            answers = discriminator(part.input_ids, mask, vectors, where).float()
+            seen.append(self.predictor.figures(answers, part, mask))
+            return self.predictor.loss(answers, part, mask, count)
+
+        rows = {"mask": mask, **vars(edited)}
+        trained = [weight for weight in discriminator.parameters() if weight.requires_grad]
+        rtd = caching.summed(loss, vectors, rows, trained, self.rows_at_once, count)
         output["rtd"] = rtd.detach()
         output["loss"] = objective.total(cast(Tensor, output.loss), rtd, self.settings.lambda_weight)
-        for name, value in self.predictor.figures(answers, edited, mask).items():
-            output[name] = value
+        for name in seen[0]:
+            part, whole = torch.stack([figures[name] for figures in seen]).sum(0)
+            output[name] = part / whole.clamp(min=1)
 
     def _pad_alike(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Pad to the longest row of all processes: the reference's mean counts the padding of the whole batch."""

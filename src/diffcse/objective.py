@@ -68,7 +68,7 @@ def mean_cosines(cosines: Tensor) -> tuple[Tensor, Tensor | None]:
     return diagonal.mean(), rest
 
 
-def replaced_token_detection(logits: Tensor, replaced: Tensor, counted: Tensor) -> Tensor:
+def replaced_token_detection(logits: Tensor, replaced: Tensor, counted: Tensor, count: Tensor | None = None) -> Tensor:
     """Cross-entropy of "replaced or original" (equation 3; the objective of ELECTRA, Clark et al., 2020).
 
     loss = - sum_{n,l} c_nl log p_nl(replaced_nl) / sum_{n,l} c_nl
@@ -78,10 +78,11 @@ def replaced_token_detection(logits: Tensor, replaced: Tensor, counted: Tensor) 
         replaced: (N, L), 1 where x'' differs from x.
         counted: (N, L), 1 where a position enters the mean: everywhere in the reference, padding included with label 0;
             at the real tokens in the paper.
+        count: divisor of the sum where these rows are only a part of it, scalar; None for that of these rows.
     """
     each = F.cross_entropy(logits.flatten(0, 1), replaced.flatten().long(), reduction="none")  # (N*L,)
     weight = counted.flatten().to(each.dtype)
-    return (each * weight).sum() / weight.sum()
+    return (each * weight).sum() / (weight.sum() if count is None else count)
 
 
 def total(contrast: Tensor, rtd: Tensor, lambda_weight: float) -> Tensor:
@@ -91,21 +92,38 @@ def total(contrast: Tensor, rtd: Tensor, lambda_weight: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """How well the discriminator does; all scalars over real tokens.
+    """How well the discriminator does; scalars over real tokens. A share of nothing is 0, so that no log holds a NaN.
 
     Attributes:
-        replaced_share: share of the real tokens that were replaced.
-        replaced_accuracy: share of the replaced tokens that it finds.
-        original_accuracy: share of the original tokens that it leaves alone.
+        tokens: real tokens.
+        replaced: those that were replaced.
+        found: replaced tokens that it finds.
+        left_alone: original tokens that it leaves alone.
     """
 
-    replaced_share: Tensor
-    replaced_accuracy: Tensor
-    original_accuracy: Tensor
+    tokens: Tensor
+    replaced: Tensor
+    found: Tensor
+    left_alone: Tensor
+
+    @property
+    def replaced_share(self) -> Tensor:
+        """Share of the real tokens that were replaced."""
+        return self.replaced / self.tokens.clamp(min=1)
+
+    @property
+    def replaced_accuracy(self) -> Tensor:
+        """Share of the replaced tokens that it finds."""
+        return self.found / self.replaced.clamp(min=1)
+
+    @property
+    def original_accuracy(self) -> Tensor:
+        """Share of the original tokens that it leaves alone."""
+        return self.left_alone / (self.tokens - self.replaced).clamp(min=1)
 
 
 def detection(logits: Tensor, replaced: Tensor, real: Tensor) -> Detection:
-    """Accuracies of the discriminator at the real tokens; 0/0 counts as 0, so that no log holds a NaN.
+    """What the discriminator gets right at the real tokens.
 
     Args:
         logits: (N, L, 2).
@@ -116,7 +134,8 @@ def detection(logits: Tensor, replaced: Tensor, real: Tensor) -> Detection:
     changed = replaced.float() * real
     kept = (1 - replaced.float()) * real
     return Detection(
-        replaced_share=changed.sum() / real.sum().clamp(min=1),
-        replaced_accuracy=(right * changed).sum() / changed.sum().clamp(min=1),
-        original_accuracy=(right * kept).sum() / kept.sum().clamp(min=1),
+        tokens=real.float().sum(),
+        replaced=changed.sum(),
+        found=(right * changed).sum(),
+        left_alone=(right * kept).sum(),
     )

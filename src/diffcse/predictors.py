@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from diffcse import distributed, objective
+from diffcse import objective
 from diffcse.config import ObjectiveConfig
 from diffcse.edits import EditedBatch
 
@@ -30,17 +30,22 @@ class Predictor(Protocol):
     def where(self, edited: EditedBatch, attention_mask: Tensor) -> Tensor | None:
         """Positions that are asked about, (N, K) bool; None for all of the padded batch."""
 
-    def loss(self, answers: Tensor, edited: EditedBatch, attention_mask: Tensor) -> Tensor:
-        """The difference prediction term, scalar.
+    def count(self, edited: EditedBatch, attention_mask: Tensor) -> Tensor:
+        """Positions that the mean runs over, scalar."""
+
+    def loss(self, answers: Tensor, edited: EditedBatch, attention_mask: Tensor, count: Tensor) -> Tensor:
+        """The difference prediction term, scalar; of a part of a batch, what it adds to the whole batch's term.
 
         Args:
             answers: what the head says, (N, K, ...) or (M, ...) as `where` has it.
             edited: what was judged.
             attention_mask: (N, K), 1 at real tokens.
+            count: positions of the whole mean, scalar. Processes hold different numbers of them, and DDP takes a plain
+                mean over processes, so it is the mean of all processes' numbers.
         """
 
     def figures(self, answers: Tensor, edited: EditedBatch, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Scalars to log; arguments as for `loss`."""
+        """Shares to log, each as (how many, of how many), (2,), so that parts add up; arguments as for `loss`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +66,26 @@ class ReplacedTokenDetection:
         """Everywhere."""
         return
 
-    def loss(self, answers: Tensor, edited: EditedBatch, attention_mask: Tensor) -> Tensor:
+    def count(self, edited: EditedBatch, attention_mask: Tensor) -> Tensor:
+        """All positions, or the real tokens."""
+        return self._counted(edited, attention_mask).sum()
+
+    def loss(self, answers: Tensor, edited: EditedBatch, attention_mask: Tensor, count: Tensor) -> Tensor:
         """Cross-entropy of logits (N, K, 2)."""
-        if self.average == "padded":
-            everywhere = edited.replaced.new_ones(edited.replaced.shape)
-            return objective.replaced_token_detection(answers, edited.replaced, counted=everywhere)
-        # Processes hold different numbers of real tokens; DDP's plain mean over them must become a mean over tokens.
-        return objective.replaced_token_detection(answers, edited.replaced, counted=attention_mask) * _share(
-            attention_mask.sum()
-        )
+        counted = self._counted(edited, attention_mask)
+        return objective.replaced_token_detection(answers, edited.replaced, counted, count)
 
     def figures(self, answers: Tensor, edited: EditedBatch, attention_mask: Tensor) -> dict[str, Tensor]:
         """How many tokens were replaced, and how many of them are found."""
-        return dict(vars(objective.detection(answers.detach(), edited.replaced, attention_mask)))
+        seen = objective.detection(answers.detach(), edited.replaced, attention_mask)
+        return {
+            "replaced_share": torch.stack([seen.replaced, seen.tokens]),
+            "replaced_accuracy": torch.stack([seen.found, seen.replaced]),
+            "original_accuracy": torch.stack([seen.left_alone, seen.tokens - seen.replaced]),
+        }
+
+    def _counted(self, edited: EditedBatch, attention_mask: Tensor) -> Tensor:
+        return torch.ones_like(attention_mask) if self.average == "padded" else attention_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,18 +111,20 @@ class TokenPrediction:
         real[:, 0] = False
         return real
 
-    def loss(self, answers: Tensor, edited: EditedBatch, attention_mask: Tensor) -> Tensor:
+    def count(self, edited: EditedBatch, attention_mask: Tensor) -> Tensor:
+        """The tokens that are asked for."""
+        return self.where(edited, attention_mask).sum()
+
+    def loss(self, answers: Tensor, edited: EditedBatch, attention_mask: Tensor, count: Tensor) -> Tensor:
         """Cross-entropy of logits (M, V); 0 where nothing is asked."""
         wanted = edited.original[self.where(edited, attention_mask)]
-        total = F.cross_entropy(answers, wanted, reduction="sum")
-        count = torch.as_tensor(len(wanted), device=answers.device)
-        return total / count.clamp(min=1) * _share(count)
+        return F.cross_entropy(answers, wanted, reduction="sum") / count
 
     def figures(self, answers: Tensor, edited: EditedBatch, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Share of the tokens that are predicted."""
+        """How many of the tokens are predicted."""
         wanted = edited.original[self.where(edited, attention_mask)]
-        right = (answers.detach().argmax(-1) == wanted).float().sum()
-        return {"token_accuracy": right / max(len(wanted), 1)}
+        right = (answers.detach().argmax(-1) == wanted).float()
+        return {"token_accuracy": torch.stack([right.sum(), torch.ones_like(right).sum()])}
 
 
 class LanguageModelHead(nn.Module):
@@ -139,8 +153,3 @@ def build_predictor(settings: ObjectiveConfig) -> Predictor:
     if settings.predictor == "rtd":
         return ReplacedTokenDetection(average=settings.rtd_average)
     return TokenPrediction(masked_only=settings.predictor == "conditional_mlm")
-
-
-def _share(count: Tensor) -> Tensor:
-    """This process's number of tokens over the mean of all processes'."""
-    return count / distributed.mean_count(count.float()).clamp(min=1e-6)
