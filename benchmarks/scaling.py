@@ -26,12 +26,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from train_step import SIZES, batch, ours, sentence_lengths, timed_step
-from transformers import BertModel
 
 from diffcse.checkpoints import load_encoder
 from diffcse.docstrings import collect
 from diffcse.encoding import encode_stream
-from diffcse.model import DiffCSEModel
 from diffcse.resources import bundled
 
 NAME = "minilm"
@@ -112,11 +110,9 @@ def length_step(size: int) -> tuple[float, int]:
     return _step(32, [size]), 32
 
 
-def _step(sentences: int, lengths: list[int], **memory: Any) -> float:
+def _step(sentences: int, lengths: list[int], rows_at_once: int = 0) -> float:
     SIZES["here"] = dataclasses.replace(SIZES[NAME], sentences=sentences)
-    model, optimiser = ours(SIZES["here"], "reference")
-    assert isinstance(model, DiffCSEModel) and isinstance(model.encoder, BertModel)
-    model.rows_at_once = memory.get("rows_at_once", 0)
+    model, optimiser = ours(SIZES["here"], "reference", rows_at_once)
     model.train()
     return min(timed_step(model, optimiser, batch("here", lengths, number), "ours") for number in range(3))
 

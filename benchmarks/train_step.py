@@ -149,7 +149,7 @@ def main() -> None:
     rows = []
     for name in options.configs:
         for fidelity in options.fidelity:
-            rows.append(compare(name, fidelity, lengths, options.steps, options.threads))
+            rows.append(compare(name, fidelity, lengths, options))
             console.print(f"{name}, {fidelity}: {rows[-1].ratio:.2f} times the baseline")
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
@@ -157,9 +157,10 @@ def main() -> None:
         console.print(table(rows))
 
 
-def compare(name: str, fidelity: str, lengths: list[int], steps: int, threads: int) -> Row:
+def compare(name: str, fidelity: str, lengths: list[int], options: argparse.Namespace) -> Row:
     """Both sides in turns; the median step of each counts."""
-    sides = {side: Side(side, name, fidelity, lengths, threads) for side in ("ours", "baseline")}
+    steps, at_once = options.steps, options.rows_at_once
+    sides = {side: Side(side, name, fidelity, lengths, options.threads, at_once) for side in ("ours", "baseline")}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(steps + 1):
         for side, worker in sides.items():
@@ -186,10 +187,12 @@ def compare(name: str, fidelity: str, lengths: list[int], steps: int, threads: i
 class Side:
     """One side's process: makes a step when told, then waits."""
 
-    def __init__(self, side: str, name: str, fidelity: str, lengths: list[int], threads: int) -> None:
+    def __init__(
+        self, side: str, name: str, fidelity: str, lengths: list[int], threads: int, rows_at_once: int
+    ) -> None:
         context = mp.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        arguments = (theirs, side, name, fidelity, lengths, threads)
+        arguments = (theirs, side, name, fidelity, lengths, threads, rows_at_once)
         self.process = context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         self.pipe.recv()
@@ -207,10 +210,13 @@ class Side:
         return memory
 
 
-def work(pipe: Connection, side: str, name: str, fidelity: str, lengths: list[int], threads: int) -> None:
+def work(
+    pipe: Connection, side: str, name: str, fidelity: str, lengths: list[int], threads: int, rows_at_once: int
+) -> None:
     """What a side's process does."""
     torch.set_num_threads(threads)
-    model, optimiser = (ours if side == "ours" else baseline)(SIZES[name], fidelity)
+    size = SIZES[name]
+    model, optimiser = ours(size, fidelity, rows_at_once) if side == "ours" else baseline(size, fidelity)
     model.train()
     pipe.send("ready")
     with freed_memory_kept() if side == "ours" else nullcontext():
@@ -230,10 +236,10 @@ def timed_step(model: nn.Module, optimiser: torch.optim.Optimizer, inputs: dict[
     return time.perf_counter() - began
 
 
-def ours(size: Size, fidelity: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+def ours(size: Size, fidelity: str, rows_at_once: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The training module and the optimiser as `diffcse train` has them."""
     torch.set_flush_denormal(True)
-    config = build(fidelity=fidelity)
+    config = build(fidelity=fidelity, rows_at_once=rows_at_once)
     encoder, generator = BertModel(size.bert(size.layers)), BertForMaskedLM(size.bert(size.generator_layers))
     edit = MlmEdit(generator, config.edits, cls_id=CLS, pad_id=0, padding_free=config.training.padding_free)
     model = DiffCSEModel(encoder, edit, config)
@@ -336,6 +342,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--fidelity", nargs="+", choices=["reference", "paper"], default=["reference", "paper"])
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each side")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each side; they take turns")
+    parser.add_argument("--rows-at-once", type=int, default=0, help="gradient caching of ours; 0: the whole batch")
     parser.add_argument("--text", type=Path, help="sentences whose lengths are used, one a line")
     parser.add_argument("--json", action="store_const", const=True, help="print a list of objects instead of the table")
     return parser.parse_args()
