@@ -6,6 +6,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
+from diffcse import encoding
 from diffcse.checkpoints import load_encoder
 from diffcse.encoding import (
     EncodeSettings,
@@ -160,6 +161,15 @@ def test_forward_can_be_replaced_and_sees_bounded_batches(bert):
     got = encode(bert, texts, EncodeSettings(batch_tokens=60), forward=one_by_one)
     np.testing.assert_allclose(got.vectors, encode(bert, texts).vectors, atol=1e-5)
     assert max(sizes) <= 60 and len(sizes) > 1
+
+
+def test_a_stream_gives_free_memory_back_after_each_chunk(bert, monkeypatch):
+    seen = []
+    monkeypatch.setattr(encoding, "give_back", lambda: seen.append(done))
+    done = 0
+    for vectors in encode_stream(bert, many(40), EncodeSettings(chunk_sentences=10)):
+        done += len(vectors)
+    assert seen == [10, 20, 30]  # the last chunk's goes with the process
 
 
 def test_batches_cover_every_row_within_the_budget():

@@ -28,6 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from diffcse import packing, pooling
+from diffcse.allocator import give_back
 from diffcse.config import Pooler
 from diffcse.errors import UserError
 from diffcse.saving import ONE_LAYER
@@ -186,6 +187,7 @@ def encode_chunks(
             following = worker.submit(tokenise, texts)
             if ahead is not None:
                 yield _encode_chunk(model, ahead.result(), settings, forward)
+                give_back()
             ahead = following
         if ahead is not None:
             yield _encode_chunk(model, ahead.result(), settings, forward)
