@@ -187,11 +187,11 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path, wh
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("average", "decay"), [("padded", 0.0), ("real", 0.9)])
-def test_two_processes_equal_one(place: Path, tmp_path: Path, average: str, decay: float) -> None:
+@pytest.mark.parametrize(("average", "decay", "rows"), [("padded", 0.0, 0), ("real", 0.9, 3)])
+def test_two_processes_equal_one(place: Path, tmp_path: Path, average: str, decay: float, rows: int) -> None:
     for processes in (1, 2):
         output = tmp_path / f"of-{processes}"
-        options = {"rtd_average": average, "ema_decay": decay}
+        options = {"rtd_average": average, "ema_decay": decay, "rows_at_once": rows}
         done = run(command(place, output, dropout=False, **options), processes=processes)
         assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "of-1", tmp_path / "of-2", atol=2e-5)

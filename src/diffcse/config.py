@@ -209,8 +209,8 @@ class TrainingConfig(Checked):
     """Compute nothing for padding where the networks' attention allows it; the same numbers to rounding, dropout aside.
     With rtd_average padded the discriminator keeps its padding: what it says there enters the loss."""
     rows_at_once: int = 0
-    """Sentences (views counted) that go through a network at once, their activations made again in the backward pass: a
-    large batch then needs the memory of a small one (gradient caching; Gao et al., 2021). 0: the whole batch."""
+    """Sentences (views counted) that go through a network at once; the encoder's activations are made again in the
+    backward pass. A large batch then needs the memory of a small one (gradient caching; Gao et al., 2021). 0: all."""
     gradient_checkpointing: bool = False
     """Keep only the input of each layer and make the rest again in the backward pass: less memory, a third slower."""
     data_workers: int = 0

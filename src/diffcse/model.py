@@ -225,7 +225,7 @@ class DiffCSEModel(nn.Module):
         vectors = self._chosen_views(sentence, sentence.shape[1])
         texts = len(mask) // (vectors.shape[0] * vectors.shape[1])
         vectors = vectors.repeat(1, texts, 1).flatten(0, 1)
-        count = distributed.mean_count(self.predictor.count(edited, mask)).clamp(min=1e-6)
+        count = distributed.mean_count(self.predictor.count(edited, mask).float()).clamp(min=1e-6)
         seen: list[dict[str, Tensor]] = []
 
         def loss(vectors: Tensor, mask: Tensor, **fields: Tensor) -> Tensor:
