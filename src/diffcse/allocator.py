@@ -32,14 +32,14 @@ def freed_memory_kept() -> Iterator[None]:
         if library is not None:
             library.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP)
             library.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
-            library.malloc_trim(0)
+            give_back()
 
 
 def give_back() -> None:
     """Give the system all pages that hold nothing; nothing happens where the C library is not glibc.
 
-    Buffers whose size changes leave holes in the heap: without this a long stream of batches takes 60 MB more for each
-    million sentences (docs/performance.md).
+    Buffers whose size changes leave holes in the heap, so a long stream of batches would take ever more memory
+    (docs/performance.md).
     """
     library = _glibc()
     if library is not None:

@@ -78,6 +78,7 @@ class _Summed(torch.autograd.Function):
         vectors: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
+        """Each part's value, and at once its gradients; see `summed`."""
         total, gradients = scale.new_zeros(()), _Gradients(parameters)
         of_vectors = []
         for leaf, rows in zip(vectors.split(at_once), parts, strict=True):
