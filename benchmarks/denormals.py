@@ -29,8 +29,8 @@ from train_step import ours as random_networks
 from transformers import AutoModelForMaskedLM
 
 from diffcse.config import build
-from diffcse.edits import MlmEdit
-from diffcse.model import DiffCSEModel
+from diffcse.method.edits import MlmEdit
+from diffcse.method.model import DiffCSEModel
 
 
 def denormals(tensor: Tensor) -> int:

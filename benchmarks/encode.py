@@ -29,13 +29,13 @@ from rich.console import Console
 from rich.table import Table
 from sentence_transformers import SentenceTransformer
 
-from diffcse.checkpoints import load_encoder
-from diffcse.encoding import EncodeSettings, Precision, encode
+from diffcse.encoding.encode import EncodeSettings, Precision, encode
 from diffcse.errors import UserError
-from diffcse.export import export_model, exported_encoder
-from diffcse.export_graphs import Backend, ExportPrecision, check_installed
+from diffcse.export.export import export_model, exported_encoder
+from diffcse.export.graphs import Backend, ExportPrecision, check_installed
+from diffcse.persistence.load import load_encoder
 from diffcse.resources import bundled
-from diffcse.texts import open_texts
+from diffcse.text.stream import open_texts
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 

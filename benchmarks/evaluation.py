@@ -35,7 +35,6 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
-from diffcse.checkpoints import load_encoder
 from diffcse.errors import UserError
 from diffcse.evaluation.embed import Embedded, embed
 from diffcse.evaluation.load import TextEncoder
@@ -52,6 +51,7 @@ from diffcse.evaluation.transfer import (
     follow_senteval,
     prepare,
 )
+from diffcse.persistence.load import load_encoder
 
 _SENTEVAL = Path(__file__).parents[2] / "shared" / "senteval"
 _BATCH = 128

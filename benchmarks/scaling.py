@@ -27,10 +27,10 @@ from rich.console import Console
 from rich.table import Table
 from train_step import SIZES, batch, ours, sentence_lengths, timed_step
 
-from diffcse.checkpoints import load_encoder
-from diffcse.docstrings import collect
-from diffcse.encoding import encode_stream
+from diffcse.encoding.encode import encode_stream
+from diffcse.persistence.load import load_encoder
 from diffcse.resources import bundled
+from diffcse.text.docstrings import collect
 
 NAME = "minilm"
 

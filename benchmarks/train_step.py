@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from diffcse.allocator import freed_memory_kept
 from diffcse.config import Config, build
-from diffcse.docstrings import collect
-from diffcse.edits import MlmEdit
-from diffcse.model import DiffCSEModel
+from diffcse.kernels.memory import freed_memory_kept
+from diffcse.method.edits import MlmEdit
+from diffcse.method.model import DiffCSEModel
+from diffcse.text.docstrings import collect
 
 VOCABULARY = 30_522
 LONGEST = 32

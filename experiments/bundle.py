@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
+from diffcse.persistence.save import save_folder
 from diffcse.resources import DEFAULT_ENCODER
-from diffcse.saving import save_folder
 
 RESOURCES = Path(__file__).parents[1] / "src" / "diffcse" / "resources"
 TEXT = """

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from diffcse.files import write_whole
-from diffcse.sweep_report import describe
-from diffcse.sweep_results import Results
+from diffcse.sweeps.report import describe
+from diffcse.sweeps.results import Results
 
 
 def main(folder: Path, name: str) -> None:

@@ -19,15 +19,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from diffcse.checkpoints import load_encoder
 from diffcse.config import BUNDLED, build
-from diffcse.encoding import encode
+from diffcse.encoding.encode import encode
 from diffcse.evaluation.criterion import stsb_dev
 from diffcse.evaluation.suite import evaluate, plan, select
 from diffcse.files import write_whole
-from diffcse.loading import resolve
-from diffcse.runfolder import is_finished
-from diffcse.training import train
+from diffcse.persistence.load import load_encoder
+from diffcse.training.networks import resolve
+from diffcse.training.run_folder import is_finished
+from diffcse.training.train import train
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from diffcse.cli.train import settings_file
 from diffcse.config import PAPER, PRESETS, SECTIONS, build, field_owners
-from diffcse.config_start import PretrainConfig
 from diffcse.errors import UserError
+from diffcse.pretraining.config import PretrainConfig
 from diffcse.settings import field_docs
 
 

@@ -228,7 +228,7 @@ json.dump([tuple(embeddings.shape), similarities.tolist(), results, ours], sys.s
 
 
 def test_published_snippets_run_as_they_are(tmp_path):
-    from tests.test_checkpoints import hub_cache, published
+    from tests.persistence.test_load import hub_cache, published
 
     encoders = {family: tiny.encoder(family, seed=3) for family in ("bert", "roberta")}
     for name in ("bert-base-uncased-sts", "bert-base-uncased-trans", "roberta-base-sts", "roberta-base-trans"):
@@ -249,5 +249,5 @@ def test_published_snippets_run_as_they_are(tmp_path):
 
 @pytest.mark.parametrize("name", [None, "bundled"])
 def test_no_name_is_the_bundled_encoder(monkeypatch, folder, name):
-    monkeypatch.setattr("diffcse.checkpoints.bundled", lambda: folder)
+    monkeypatch.setattr("diffcse.persistence.load.bundled", lambda: folder)
     assert DiffCSE(name).encode("a").shape == (16,)

@@ -7,8 +7,8 @@ import io
 import datasets
 from rich.console import Console
 
-from diffcse.data import tokenise
 from diffcse.progress import counting
+from diffcse.text.dataset import tokenise
 from tests import tiny
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from diffcse import cli, training
-from diffcse.index import SentenceIndex
-from diffcse.trainer import SafeTrainer
+from diffcse import cli
+from diffcse.search.index import SentenceIndex
+from diffcse.training.train import train as training
+from diffcse.training.trainer import SafeTrainer
 from tests import tiny
 
 DISK = 4 * 2**20

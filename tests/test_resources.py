@@ -10,8 +10,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertForMaskedLM
 
 from diffcse.config import build
-from diffcse.loading import load_networks, resolve
 from diffcse.resources import DEFAULT_ENCODER, GENERATOR, bundled
+from diffcse.training.networks import load_networks, resolve
 
 
 def test_all_weights_together_are_under_25_megabytes():

@@ -13,10 +13,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
 import diffcse
-from diffcse.checkpoints import load_encoder
 from diffcse.config import ModelConfig
 from diffcse.errors import UserError
-from diffcse.loading import load_generator
+from diffcse.persistence.load import load_encoder
+from diffcse.training.networks import load_generator
 from tests import tiny
 
 SOURCES = sorted(Path(diffcse.__file__).parent.rglob("*.py"))

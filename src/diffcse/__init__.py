@@ -10,11 +10,11 @@ __version__ = "0.1.0"
 _HOME = {
     "Config": "diffcse.config",
     "DiffCSE": "diffcse.encoder",
-    "DiffCSELoss": "diffcse.sentence_transformers_loss",
-    "DiffCSEModel": "diffcse.model",
+    "DiffCSELoss": "diffcse.training.st_loss",
+    "DiffCSEModel": "diffcse.method.model",
     "UserError": "diffcse.errors",
     "build": "diffcse.config",
-    "train": "diffcse.training",
+    "train": "diffcse.training.train",
 }
 
 __all__ = ["Config", "DiffCSE", "DiffCSELoss", "DiffCSEModel", "UserError", "build", "train"]

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffcse.checkpoints import load_encoder
 from diffcse.config import BUNDLED
-from diffcse.encoding import EncodeSettings, encode, usual_batch_tokens
+from diffcse.encoding.encode import EncodeSettings, encode, usual_batch_tokens
 from diffcse.errors import UserError
-from diffcse.nearest import exact_search, import_faiss, unit
+from diffcse.persistence.load import load_encoder
 from diffcse.resources import bundled
+from diffcse.vectors import exact_search, import_faiss, unit
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class DiffCSE:
         self._index: _Index | None = None
         self._how: dict[str, Any] = {}
         if backend != "torch":
-            from diffcse.export import attach
+            from diffcse.export.export import attach
 
             folder = bundled() if name_or_folder in (None, BUNDLED) else name_or_folder
             self._how["forward"] = attach(self.model, str(folder), backend, "int8" if int8 else "fp32").forward

@@ -8,9 +8,9 @@ import typer
 from typer.testing import CliRunner
 
 from diffcse import DiffCSE
-from diffcse.checkpoints import load_encoder
 from diffcse.cli.encode import encode
 from diffcse.errors import UserError
+from diffcse.persistence.load import load_encoder
 from tests import tiny
 
 app = typer.Typer()
@@ -21,7 +21,7 @@ app.command()(encode)
 def folder(tmp_path_factory):
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     pytest.importorskip("onnx", reason="needs onnx")
-    from diffcse.export import export_model
+    from diffcse.export.export import export_model
 
     model = load_encoder(tiny.save(tiny.encoder(), tmp_path_factory.mktemp("plain")))
     export_model(model, place := tmp_path_factory.mktemp("m") / "model", "onnx", int8=True, sentences=tiny.SENTENCES)

@@ -5,10 +5,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 from transformers import AutoModel, AutoTokenizer
 
-from diffcse import pooling
-from diffcse.checkpoints import load_encoder as load_model
 from diffcse.errors import UserError
 from diffcse.evaluation.load import TextEncoder, load_encoder
+from diffcse.method import pooling
+from diffcse.persistence.load import load_encoder as load_model
 from tests import tiny
 
 POOLERS = ("cls", "avg", "avg_top2", "avg_first_last", "last")

@@ -3,7 +3,7 @@
 import pytest
 
 from diffcse.config import build
-from diffcse.training import train
+from diffcse.training.train import train
 from tests import tiny
 
 

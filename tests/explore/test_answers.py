@@ -10,8 +10,8 @@ from diffcse.explore import answers as answers_module
 from diffcse.explore import corpus as corpus_module
 from diffcse.explore.answers import SENTENCES, Answers, make_answers
 from diffcse.explore.corpus import Corpus, cosine_table, make_corpus, read_corpus, search
+from diffcse.explore.edit_view import look
 from diffcse.explore.pictures import _ALIKE, _DOUBT, colour, luminance
-from diffcse.explore.sees import look
 from tests import tiny
 
 

@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from diffcse.config import Config, EditConfig, ModelConfig, ObjectiveConfig
-from diffcse.edits import MlmEdit
-from diffcse.masking import IGNORE
-from diffcse.model import DiffCSEModel
+from diffcse.method.edits import MlmEdit
+from diffcse.method.masking import IGNORE
+from diffcse.method.model import DiffCSEModel
 
 _LEFT_OUT = ("architectures", "model_type", "gradient_checkpointing")
 _FAMILIES = {

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffcse import objective
+from diffcse.method import objective
 from tests.golden.case import Case, our_name, read_case
 
 LOSS, RTD, VECTOR, GRADIENT = 5e-5, 5e-6, 2e-5, 2e-5

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from diffcse.ablations import TABLES, ablation
 from diffcse.cli.options import SOURCES, given_only, with_fields
 from diffcse.cli.sweep import JSON, PLOT, WORKERS, go, show
 from diffcse.config import PRESETS, SECTIONS
 from diffcse.errors import UserError
+from diffcse.sweeps.ablations import TABLES, ablation
 
 
 def ablate(
@@ -30,7 +30,7 @@ def ablate(
     **given: Any,
 ) -> None:
     """Run one of the paper's ablation tables; the same command goes on after an interruption."""
-    from diffcse.sweep import Sweep, plan_runs
+    from diffcse.sweeps.plan import Sweep, plan_runs
 
     if seeds < 1:
         raise UserError("seeds", "at least 1", seeds, "give the number of runs a row")

@@ -41,9 +41,9 @@ def loader(model: str | None, device: str | None, trust_remote_code: bool = Fals
         device: name of a torch device, None for the usual one.
         trust_remote_code: run code that comes with the model.
     """
-    from diffcse.checkpoints import load_encoder
     from diffcse.cli.quiet import quiet_libraries
     from diffcse.encoder import as_device
+    from diffcse.persistence.load import load_encoder
 
     quiet_libraries()
     target = as_device(device)

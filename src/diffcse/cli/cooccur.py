@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from diffcse.cli.options import SOURCES, given_only, with_fields
-from diffcse.config_start import CooccurConfig
+from diffcse.pretraining.config import CooccurConfig
 
 
 def cooccur(
@@ -23,8 +23,8 @@ def cooccur(
     from rich.console import Console
 
     from diffcse.cli.quiet import quiet_libraries
-    from diffcse.cooccur import cooccur as run
-    from diffcse.data import read_texts
+    from diffcse.pretraining.word_vector_start import cooccur as run
+    from diffcse.text.dataset import read_texts
 
     quiet_libraries()
     console = Console(stderr=True)

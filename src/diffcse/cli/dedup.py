@@ -43,8 +43,8 @@ def dedup(
         raise UserError("--threshold", "above 0 and at most 1", threshold, "use 0.9")
     from rich.console import Console
 
-    from diffcse.dedup import dedup_file
-    from diffcse.encoding import EncodeSettings
+    from diffcse.encoding.encode import EncodeSettings
+    from diffcse.search.dedup import dedup_file
 
     console = Console(stderr=True)
     told = report or output.with_name(f"{output.name}.report.jsonl")

@@ -24,7 +24,7 @@ def demo(
     from rich.console import Console
 
     from diffcse.cli.quiet import quiet_libraries
-    from diffcse.demo import demo as run
+    from diffcse.demo.demo import demo as run
 
     quiet_libraries()
 

@@ -63,7 +63,7 @@ def encode(
     """Write the vector of every line; row i belongs to line i, and the same command resumes an interrupted run."""
     from rich.console import Console
 
-    from diffcse.bulk import BulkSettings
+    from diffcse.encoding.bulk import BulkSettings
 
     _check(backend, precision, engine, overwrite)
     console = Console(stderr=True)
@@ -85,10 +85,10 @@ def encode(
 def _here(
     file: str, output: Path, model: str | None, settings: Any, *, load: Any, graph: tuple[Any, Any], **more: Any
 ) -> Any:
-    from diffcse.bulk import encode_file
+    from diffcse.encoding.bulk import encode_file
 
     if graph[0] != "torch":
-        from diffcse.export import through
+        from diffcse.export.export import through
         from diffcse.resources import bundled
 
         more["forward"] = through(bundled() if model in (None, "bundled") else model, *graph)
@@ -99,7 +99,7 @@ def _on_ray(
     file: str, output: Path, model: str | None, settings: Any, *, address: Any, workers: Any, trust: bool, **more: Any
 ) -> Any:
     from diffcse.cli.quiet import quiet_libraries
-    from diffcse.ray_engine import Cluster, encode_on_ray
+    from diffcse.encoding.ray_workers import Cluster, encode_on_ray
 
     quiet_libraries()
     cluster = Cluster(address=address, workers=workers)
@@ -107,7 +107,7 @@ def _on_ray(
 
 
 def _encoding(max_tokens: int | None, precision: str, normalize: bool) -> Any:
-    from diffcse.encoding import EncodeSettings
+    from diffcse.encoding.encode import EncodeSettings
 
     arithmetic: Any = "float32" if precision == "int8" else precision
     return EncodeSettings(max_tokens=max_tokens, precision=arithmetic, normalize=normalize)

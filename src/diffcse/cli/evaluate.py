@@ -197,7 +197,7 @@ def show(results: list[dict[str, Any]], comparison: dict[str, Any] | None, *, pu
     """Tables on stdout; what was left out or cut on stderr."""
     from rich.console import Console
 
-    from diffcse.evaluation import tables
+    from diffcse.reports import tables
 
     out, err = Console(), Console(stderr=True)
     if not out.is_terminal:
@@ -231,6 +231,6 @@ def _say(console: Console, lines: Sequence[str]) -> None:
 
 
 def _card() -> Any:
-    from diffcse.evaluation import card
+    from diffcse.reports import model_index
 
-    return card
+    return model_index

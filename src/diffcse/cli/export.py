@@ -33,10 +33,10 @@ def export(
     """Write onnx/ or openvino/ into a model folder, where serving tools look, if its vectors are the original's."""
     from rich.console import Console
 
-    from diffcse.checkpoints import load_encoder
     from diffcse.cli.quiet import quiet_libraries
-    from diffcse.export import export_model
-    from diffcse.export_graphs import check_installed
+    from diffcse.export.export import export_model
+    from diffcse.export.graphs import check_installed
+    from diffcse.persistence.load import load_encoder
 
     check_installed(to, int8=int8)
     folder = _folder(model, output)
@@ -67,6 +67,6 @@ def _folder(model: str, output: Path | None) -> Path:
 def _lines(path: Path) -> list[str]:
     from itertools import islice
 
-    from diffcse.texts import open_texts
+    from diffcse.text.stream import open_texts
 
     return list(islice(open_texts(str(path), skip_blank=True), 1000))

@@ -32,9 +32,9 @@ def index(
     """
     from rich.console import Console
 
-    from diffcse.bulk import BulkSettings
-    from diffcse.encoding import EncodeSettings
-    from diffcse.indexing import index_text
+    from diffcse.encoding.bulk import BulkSettings
+    from diffcse.encoding.encode import EncodeSettings
+    from diffcse.search.build import index_text
 
     console = Console(stderr=True)
     name = str(Path(model).resolve()) if model and Path(model).is_dir() else model

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from diffcse.cli.options import SOURCES, given_only, with_fields
-from diffcse.config_start import PretrainConfig
+from diffcse.pretraining.config import PretrainConfig
 
 
 def pretrain(
@@ -23,8 +23,8 @@ def pretrain(
     from rich.console import Console
 
     from diffcse.cli.quiet import quiet_libraries
-    from diffcse.data import read_texts
-    from diffcse.pretrain import pretrain as run
+    from diffcse.pretraining.mlm import pretrain as run
+    from diffcse.text.dataset import read_texts
 
     quiet_libraries()
 

@@ -33,7 +33,7 @@ def report(
         raise UserError(f"--output {output}", "a file in an existing folder", "none", "name another place")
     from rich.console import Console
 
-    from diffcse.evaluation.report import read_report, write_report
+    from diffcse.reports.report import read_report, write_report
 
     write_report(read_report(results, runs or []), output, figures)
     written = str(output) if figures is None else f"{output}, figures in {figures}"

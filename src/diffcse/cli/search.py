@@ -12,7 +12,7 @@ from diffcse.cli.common import DEVICE, MODEL, TRUST, loader
 from diffcse.errors import UserError
 
 if TYPE_CHECKING:
-    from diffcse.index import Hit
+    from diffcse.search.index import Hit
 
 
 def search(
@@ -41,10 +41,10 @@ def search(
         raise UserError("--top-k", "at least 1", top_k, "use 5")
     if not -1 <= threshold <= 1:
         raise UserError("--threshold", "between -1 and 1", threshold, "use 0.6")
-    from diffcse.checkpoints import fingerprint
-    from diffcse.encoding import EncodeSettings, encode
-    from diffcse.index import SentenceIndex, check_model
-    from diffcse.texts import open_texts
+    from diffcse.encoding.encode import EncodeSettings, encode
+    from diffcse.persistence.load import fingerprint
+    from diffcse.search.index import SentenceIndex, check_model
+    from diffcse.text.stream import open_texts
 
     index = SentenceIndex(folder, verify=verify)
     wanted = list(queries or ())

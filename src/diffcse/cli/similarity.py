@@ -17,7 +17,7 @@ def similarity(
     trust_remote_code: TRUST = False,
 ) -> None:
     """Print the cosine similarity of two sentences, -1 to 1."""
-    from diffcse.encoding import EncodeSettings, encode
+    from diffcse.encoding.encode import EncodeSettings, encode
 
     encoder = loader(model, device, trust_remote_code)()
     ours, theirs = encode(encoder, [first, second], EncodeSettings(normalize=True)).vectors

@@ -17,9 +17,9 @@ from diffcse.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from diffcse.sweep import Score, Sweep
-    from diffcse.sweep_report import Group, Paired
-    from diffcse.sweep_results import Result, Results
+    from diffcse.sweeps.plan import Score, Sweep
+    from diffcse.sweeps.report import Group, Paired
+    from diffcse.sweeps.results import Result, Results
 
 
 class RunByDefault(TyperGroup):
@@ -65,7 +65,7 @@ def run(
     """Run what is missing; the same command goes on after an interruption."""
     import dataclasses
 
-    from diffcse.sweep import read_sweep
+    from diffcse.sweeps.plan import read_sweep
 
     sweep = read_sweep(settings, read_toml(settings))
     if senteval is not None:
@@ -84,7 +84,7 @@ def report(
     plot: PLOT = None,
 ) -> None:
     """Mean, spread, expected best of several runs and paired comparisons of a sweep's settings."""
-    from diffcse.sweep_results import Results
+    from diffcse.sweeps.results import Results
 
     file = folder / "results.sqlite"
     if not file.is_file():
@@ -97,7 +97,7 @@ def go(sweep: Sweep, output: Path, workers: int) -> list[Result]:
     from rich.console import Console
 
     from diffcse.cli.quiet import quiet_libraries
-    from diffcse.sweep import run_sweep
+    from diffcse.sweeps.plan import run_sweep
 
     quiet_libraries()
     console = Console(stderr=True)
@@ -127,8 +127,8 @@ def scorer(senteval: Path | None) -> Score:
     planned = plan(senteval, select("sts"), mode="test", protocol="all")
 
     def score(folder: Path) -> dict[str, float]:
-        from diffcse.checkpoints import load_encoder
-        from diffcse.encoding import encode
+        from diffcse.encoding.encode import encode
+        from diffcse.persistence.load import load_encoder
 
         encoder = load_encoder(str(folder))
         found = evaluate(lambda sentences: encode(encoder, sentences).vectors, planned, model=str(folder))["tasks"]
@@ -170,7 +170,7 @@ def show(
     """Print the tables, and write the figures and the picture if asked for."""
     from rich.console import Console
 
-    from diffcse import sweep_report
+    from diffcse.sweeps import report as sweep_report
 
     chosen = sweep_report.choose_metric(results, metric)
     found = [group for group in sweep_report.groups(results, chosen) if group.scores]

@@ -15,7 +15,7 @@ from diffcse.config import PRESETS, SECTIONS, build, flatten
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from diffcse.training import TrainResult
+    from diffcse.training.train import TrainResult
 
 
 def train(
@@ -52,7 +52,7 @@ def train(
     from rich.console import Console
 
     from diffcse.cli.quiet import quiet_libraries
-    from diffcse.training import train as run
+    from diffcse.training.train import train as run
 
     quiet_libraries()
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # under torchrun the first one talks

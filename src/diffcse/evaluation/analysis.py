@@ -15,7 +15,7 @@ from diffcse.errors import UserError
 from diffcse.evaluation.embed import Embedded
 from diffcse.evaluation.sts import cosines
 from diffcse.evaluation.tasks import ScoredPairs
-from diffcse.selection import alignment, uniformity
+from diffcse.training.criteria import alignment, uniformity
 
 POSITIVE_ABOVE = 4.0
 """Pairs rated above this are positives for alignment (Gao et al., 2021, section 5)."""

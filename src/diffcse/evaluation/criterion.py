@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffcse.evaluation.senteval import stsb_split
 from diffcse.evaluation.sts import score_pairs
-from diffcse.selection import Criterion
+from diffcse.training.criteria import Criterion
 
 
 def stsb_dev(folder: Path) -> Criterion:

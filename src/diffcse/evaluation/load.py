@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
-from diffcse import checkpoints
 from diffcse.config import Pooler
 from diffcse.encoder import as_device
-from diffcse.encoding import EncodeSettings, Tokeniser, encode
+from diffcse.encoding.encode import EncodeSettings, Tokeniser, encode
 from diffcse.errors import UserError
+from diffcse.persistence import load as checkpoints
 
 
 class TextEncoder:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from diffcse.errors import UserError
 from diffcse.explore import limits, pictures
 from diffcse.explore.corpus import Corpus, Embed, cosine_table, make_corpus, search
-from diffcse.explore.sees import TrainedParts, has_discriminator, load_parts, look
+from diffcse.explore.edit_view import TrainedParts, has_discriminator, load_parts, look
 
 MOST_HITS = 50
 MOST_SEED = 1_000_000

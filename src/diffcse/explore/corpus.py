@@ -13,11 +13,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcse.encoding import EncodeSettings, encode
+from diffcse.encoding.encode import EncodeSettings, encode
 from diffcse.errors import UserError
 from diffcse.explore.limits import MOST_IN_FILE
-from diffcse.nearest import Vectors, exact_search, unit
-from diffcse.texts import open_texts, repaired
+from diffcse.text.stream import open_texts, repaired
+from diffcse.vectors import Vectors, exact_search, unit
 
 
 class Embed(Protocol):
@@ -68,7 +68,7 @@ def read_corpus(given: str, embed: Embed, *, column: str | None = None) -> Corpu
     """The sentences of a file, `MOST_IN_FILE` at most.
 
     Args:
-        given: as for `diffcse.texts.open_texts`.
+        given: as for `diffcse.text.stream.open_texts`.
         embed: the encoder.
         column: of a table.
 

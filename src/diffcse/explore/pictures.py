@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diffcse.errors import UserError
 from diffcse.explore.corpus import Answer
-from diffcse.explore.sees import Seen
+from diffcse.explore.edit_view import Seen
 
 RGB = tuple[int, int, int]
 

@@ -1,0 +1,1 @@
+"""The main job in small, on text that every machine has; `demo` is all of it."""

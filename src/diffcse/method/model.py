@@ -1,0 +1,290 @@
+"""The training module: encoder, projector, discriminator and the frozen generator; its forward returns the losses.
+
+Legend: `B` instances of this process, `S` sentences of an instance (2, or 3 with hard negatives), `D` drafts of an
+instance, `N` rows in the order instance 0 sentence 0, instance 0 sentence 1, ...; `L` tokens of the padded batch, `K`
+of the padded drafts, `H` hidden.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from diffcse import distributed
+from diffcse.config import Config
+from diffcse.kernels import gradient_cache, packing
+from diffcse.kernels.dropout import quicken
+from diffcse.method import objective, pooling
+from diffcse.method.contrast import ContrastiveSide, Sentences, Terms
+from diffcse.method.discriminator import Discriminator
+from diffcse.method.edits import EditedBatch, MlmEdit
+from diffcse.method.predictors import build_predictor
+
+Edited = tuple[EditedBatch, Tensor]
+"""The edits of a batch and their mask, (N, K)."""
+
+
+@dataclass
+class StepOutput(ModelOutput):
+    """Scalars of one step; what does not apply is absent.
+
+    Attributes:
+        loss: what is minimised, with gradient.
+        contrastive: the contrastive term.
+        rtd: the difference prediction term, before its weight.
+        positive_cosine: mean cosine of the positive pairs.
+        negative_cosine: mean cosine of the other in-batch pairs.
+        replaced_share: share of the real tokens that the edit replaced.
+        replaced_accuracy: share of the replaced tokens that the discriminator finds.
+        original_accuracy: share of the original tokens that it leaves alone.
+        token_accuracy: share of the tokens that it names, where the predictor is a language model.
+        dimensions: the contrast between dimensions, before its weight.
+        ranking: the distillation of the teacher's ranking, before its weight.
+    """
+
+    loss: Tensor | None = None
+    contrastive: Tensor | None = None
+    rtd: Tensor | None = None
+    positive_cosine: Tensor | None = None
+    negative_cosine: Tensor | None = None
+    replaced_share: Tensor | None = None
+    replaced_accuracy: Tensor | None = None
+    original_accuracy: Tensor | None = None
+    token_accuracy: Tensor | None = None
+    dimensions: Tensor | None = None
+    ranking: Tensor | None = None
+
+
+class DiffCSEModel(nn.Module):
+    """Everything that is trained, and the generator that is not.
+
+    Args:
+        encoder: a Transformer with an `embeddings` module.
+        edit: makes x''; None where nothing is edited.
+        config: the whole run's settings; the model reads `model`, `objective`, `extensions` and what `training` says
+            about memory.
+        teacher: frozen sentence encoder in sentence-transformers' form; None where the settings name none.
+    """
+
+    def __init__(
+        self, encoder: PreTrainedModel, edit: MlmEdit | None, config: Config, teacher: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.settings, self.pooler = config.objective, config.model.pooler
+        self.extensions = config.extensions
+        self.rows_at_once, padding_free = config.training.rows_at_once, config.training.padding_free
+        self.encoder = without_pooler(encoder)
+        self.padding_free = padding_free
+        self.projector = pooling.build_projector(config.model.projector, encoder.config.hidden_size)
+        self.predictor = build_predictor(config.objective)
+        self.edit = edit if config.has_edits else None
+        self.discriminator = self._build_discriminator(config) if config.objective.objective == "diffcse" else None
+        quicken(self)
+        # Frozen, and moved by `diffcse.training.averages`; here so that checkpoints hold it.
+        averaged = config.training.ema_decay > 0
+        self.average = copy.deepcopy(self.encoder).requires_grad_(False) if averaged else None
+        self.contrastive_side = ContrastiveSide(config, int(encoder.config.hidden_size))
+        self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
+        # Generator and teacher never change, so checkpoints need not hold them.
+        self._keys_to_ignore_on_save = [name for name in self.state_dict() if name.startswith(("edit.", "teacher."))]
+
+    def _build_discriminator(self, config: Config) -> Discriminator:
+        """A second Transformer, a copy of the encoder's or the generator's checkpoint; thrown away after training."""
+        start: PreTrainedModel = self.encoder
+        if config.model.discriminator == "generator":
+            assert self.edit is not None and self.edit.generator is not None
+            start = without_pooler(cast(PreTrainedModel, self.edit.generator.mlm.base_model))
+        backbone = copy.deepcopy(start).requires_grad_(True)
+        # Where the mean runs over padding too, so must the discriminator: what it says there enters the loss.
+        everywhere = config.objective.predictor == "rtd" and config.objective.rtd_average == "padded"
+        return Discriminator(
+            backbone,
+            self.predictor.head(backbone),
+            sentence_size=int(self.encoder.config.hidden_size),
+            padding_free=config.training.padding_free,
+            padding_asked=everywhere,
+        )
+
+    def train(self, mode: bool = True) -> DiffCSEModel:
+        """The teacher stays as it is."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **drafts: Tensor) -> StepOutput:
+        """The losses of one batch.
+
+        Args:
+            input_ids: (B, S, L).
+            attention_mask: (B, S, L), 1 at real tokens.
+            drafts: `masked_ids`, `chosen` and `draws` of shape (B, D, K), D = S times the texts that are edited; and
+                `aligned_ids` and `draft_mask` (B, D, K) where these differ from the ids and the mask.
+        """
+        views = input_ids.shape[1]
+        edited = None if self.edit is None else self._edit_all(self.edit, input_ids, attention_mask, drafts)
+        pooled = self.pool(input_ids, attention_mask)  # (B, S, H)
+        extra = self._extra_vectors(input_ids, attention_mask, edited)
+        # Gathered before the projector: BatchNorm and the in-batch negatives then see the batch of all processes.
+        everyone = distributed.gather_with_gradient(torch.cat([pooled, *extra.values()], dim=1) if extra else pooled)
+        projected = self.project(everyone)
+        guide = self._guide(input_ids, attention_mask, everyone)
+        others = dict(zip(extra, projected[:, views:].unbind(1), strict=True))
+        terms = self.contrastive_side(Sentences(views=projected[:, :views], guide=guide, **others))
+        self._remember(input_ids, attention_mask)
+        output = _output(terms)
+        if self.discriminator is not None and edited is not None:
+            sentence = (projected if self.settings.conditioning == "projected" else everyone)[:, :views]
+            own = distributed.own_rows(sentence, len(input_ids))
+            self._add_difference(output, self.discriminator, own, *edited)
+        return output
+
+    def contrast(self, projected: Tensor) -> objective.Contrast:
+        """The published contrastive term of (B, S, H) vectors."""
+        return self.contrastive_side.plain(projected)
+
+    def checkpoint_layers(self) -> None:
+        """Keep only each layer's input for the backward pass, in the encoder and in the discriminator."""
+        packing.checkpoint_layers(self.encoder, padding_free=self.padding_free)
+        if self.discriminator is not None:
+            packing.checkpoint_layers(self.discriminator.backbone, padding_free=self.discriminator.padding_free)
+
+    def tie_weights(self) -> None:
+        """Called by the Trainer after it loaded a checkpoint without the generator; nothing here shares weights."""
+
+    def pool(self, input_ids: Tensor, attention_mask: Tensor, *, dropout: bool = True) -> Tensor:
+        """Sentence vectors before the projector, (B, S, H) from ids (B, S, L)."""
+
+        def encode(ids: Tensor, mask: Tensor) -> Tensor:
+            """Sentence vectors (N, H) of ids and mask (N, L)."""
+            # Inside, since gradient caching calls this once more in the backward pass.
+            with contextlib.nullcontext() if dropout else evaluating(self.encoder):
+                return pooling.encode(self.encoder, ids, mask, self.pooler, padding_free=self.padding_free)
+
+        rows = {"ids": input_ids.flatten(0, 1), "mask": attention_mask.flatten(0, 1)}
+        return gradient_cache.concatenated(encode, rows, self.rows_at_once).unflatten(0, input_ids.shape[:2])
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Through the projector, all views of a batch together (BatchNorm sees them as one), (B, S, H)."""
+        return self.projector(pooled.flatten(0, 1)).unflatten(0, pooled.shape[:2])
+
+    def _extra_vectors(self, input_ids: Tensor, attention_mask: Tensor, edited: Edited | None) -> dict[str, Tensor]:
+        """Further vectors of each instance, (B, 1, H) each, that the switches from later work ask for."""
+        extra = {}
+        if self.extensions.edits_as != "none" and edited is not None:
+            first = [rows.unflatten(0, (len(input_ids), -1))[:, :1] for rows in (edited[0].input_ids, edited[1])]
+            extra["edited"] = self.pool(*first)
+        if self.extensions.negatives_without_dropout:
+            extra["plain"] = self.pool(input_ids[:, :1], attention_mask[:, :1], dropout=False)
+        return extra
+
+    @torch.no_grad()
+    def _guide(self, input_ids: Tensor, attention_mask: Tensor, everyone: Tensor) -> Tensor | None:
+        """The vectors that likeness is judged by, of all processes: the teacher's, else the encoder's own."""
+        if self.teacher is None:
+            return everyone[:, 0].detach() if self.extensions.false_negative_cosine < 1 else None
+        features = {"input_ids": input_ids[:, 0], "attention_mask": attention_mask[:, 0]}
+        vectors: Tensor = self.teacher(features)["sentence_embedding"]
+        return distributed.gather_with_gradient(vectors)
+
+    @torch.no_grad()
+    def _remember(self, input_ids: Tensor, attention_mask: Tensor) -> None:
+        """Put the moving average's vectors of the first views into the queue."""
+        queue = self.contrastive_side.queue
+        if queue is None or self.average is None or not self.training:
+            return
+        ids, mask = input_ids[:, 0], attention_mask[:, 0]
+        with evaluating(self.average), evaluating(self.projector):
+            vectors = pooling.encode(self.average, ids, mask, self.pooler, padding_free=self.padding_free)
+            queue.push(self.projector(distributed.gather_with_gradient(vectors)))
+
+    def _edit_all(self, edit: MlmEdit, input_ids: Tensor, attention_mask: Tensor, drafts: dict[str, Tensor]) -> Edited:
+        """The drafts filled in: edits and their mask, N rows in the order instance, text, view."""
+        rows = {"input_ids": input_ids, "attention_mask": attention_mask, **drafts}
+        if "aligned_ids" in rows:
+            rows["input_ids"], rows["attention_mask"] = rows.pop("aligned_ids"), rows.pop("draft_mask")
+        rows = {name: self._chosen_views(value, input_ids.shape[1]).flatten(0, 1) for name, value in rows.items()}
+        rows = self._pad_alike(rows)
+        return edit(**rows), rows["attention_mask"]
+
+    def _chosen_views(self, drafts: Tensor, views: int) -> Tensor:
+        """(B, D, ...) of the views that are edited: all, or the first of each text."""
+        return drafts if self.settings.edited_views == "all" else drafts[:, ::views]
+
+    def _add_difference(
+        self, output: StepOutput, discriminator: Discriminator, sentence: Tensor, edited: EditedBatch, mask: Tensor
+    ) -> None:
+        """Ask the discriminator about every edit (N, K), given its own view's vector of `sentence` (B, S, H)."""
+        vectors = self._chosen_views(sentence, sentence.shape[1])
+        texts = len(mask) // (vectors.shape[0] * vectors.shape[1])
+        vectors = vectors.repeat(1, texts, 1).flatten(0, 1)
+        count = distributed.mean_count(self.predictor.count(edited, mask).float()).clamp(min=1e-6)
+        seen: list[dict[str, Tensor]] = []
+
+        def loss(vectors: Tensor, mask: Tensor, **fields: Tensor) -> Tensor:
+            """What some rows add to the term."""
+            part = EditedBatch(**fields)
+            where = self.predictor.where(part, mask)
+            answers = discriminator(part.input_ids, mask, vectors, where).float()
+            seen.append(self.predictor.figures(answers, part, mask))
+            return self.predictor.loss(answers, part, mask, count)
+
+        rows = {"mask": mask, **vars(edited)}
+        trained = [weight for weight in discriminator.parameters() if weight.requires_grad]
+        rtd = gradient_cache.summed(loss, vectors, rows, trained, self.rows_at_once, count)
+        output["rtd"] = rtd.detach()
+        output["loss"] = objective.total(cast(Tensor, output.loss), rtd, self.settings.lambda_weight)
+        for name in seen[0]:
+            part, whole = torch.stack([figures[name] for figures in seen]).sum(0)
+            output[name] = part / whole.clamp(min=1)
+
+    def _pad_alike(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Pad to the longest row of all processes: the reference's mean counts the padding of the whole batch."""
+        length = rows["input_ids"].shape[1]
+        extra = distributed.longest(length, rows["input_ids"].device) - length
+        if not extra or self.settings.rtd_average != "padded":
+            return rows
+        return {name: F.pad(value, (0, extra)) for name, value in rows.items()}
+
+
+def _output(terms: Terms) -> StepOutput:
+    return StepOutput(
+        loss=terms.loss,
+        contrastive=terms.contrast.detach(),
+        positive_cosine=terms.plain.positive_cosine,
+        negative_cosine=terms.plain.negative_cosine,
+        dimensions=None if terms.dimensions is None else terms.dimensions.detach(),
+        ranking=None if terms.ranking is None else terms.ranking.detach(),
+    )
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode while the context lasts."""
+    before = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(before)
+
+
+def without_pooler(backbone: PreTrainedModel) -> PreTrainedModel:
+    """Drop the unused pooling layer of BERT-like models: it would get no gradient, which DDP refuses."""
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.register_module("pooler", None)
+    return backbone
+
+
+def trained_parts(state: dict[str, Any]) -> dict[str, Any]:
+    """Projector and discriminator of a training state, for `--keep-discriminator`."""
+    return {name: value for name, value in state.items() if name.startswith(("projector.", "discriminator."))}

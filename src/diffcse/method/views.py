@@ -1,0 +1,127 @@
+"""Insensitive transformations: what makes the two views of a sentence that should stay close.
+
+DiffCSE is one case of equivariant contrastive learning (Dangovski et al., 2021): insensitive to some transformations
+(views, here), sensitive to others (`diffcse.method.edits`). Its view is dropout alone: the same tokens twice, and the
+Transformer's own dropout masks make the difference (Gao et al., 2021). The others change the second view's tokens as
+well; each is a small class with one contract, `view(ids, uniform) -> ids`, and a function of the sentence and its own
+random numbers alone.
+
+Legend: `L` tokens of one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffcse.config import ViewConfig
+
+View = Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.int64]]
+"""Ids (L,) and numbers from `masking.uniforms` (L, 4) to ids of the view."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unchanged:
+    """The same tokens: dropout alone makes the view (Gao et al., 2021)."""
+
+    def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The ids as they are."""
+        return ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """Some tokens twice, so that length is no sign of sameness (ESimCSE; Wu et al., 2022, section 3.1).
+
+    The number of repeated tokens is uniform between 0 and max(2, ratio * tokens); they are drawn without replacement.
+    """
+
+    ratio: float
+    special_ids: NDArray[np.int64]
+
+    def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Longer by the repeated tokens."""
+        words = _ordinary(ids, self.special_ids)
+        most = min(max(2, int(self.ratio * len(words))), len(words))
+        count = int(uniform[0, 1] * (most + 1))
+        twice = words[np.argsort(uniform[words, 0], kind="stable")[:count]]
+        return np.insert(ids, twice, ids[twice])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cropping:
+    """One span of the sentence, the rest cut off at both ends."""
+
+    ratio: float
+    special_ids: NDArray[np.int64]
+
+    def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Shorter by `ratio` of its ordinary tokens, rounded down; at least one is kept."""
+        words = _ordinary(ids, self.special_ids)
+        cut = min(int(self.ratio * len(words)), max(len(words) - 1, 0))
+        first = int(uniform[0, 1] * (cut + 1))
+        outside = np.concatenate([words[:first], words[len(words) - (cut - first) :]])
+        return np.delete(ids, outside)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deletion:
+    """Some tokens left out, each with probability `ratio`; a sentence keeps one at least."""
+
+    ratio: float
+    special_ids: NDArray[np.int64]
+
+    def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Shorter by what is left out."""
+        words = _ordinary(ids, self.special_ids)
+        gone = words[uniform[words, 0] < self.ratio]
+        return np.delete(ids, gone[1:] if len(gone) == len(words) else gone)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shuffling:
+    """Some tokens, each chosen with probability `ratio`, change places among themselves."""
+
+    ratio: float
+    special_ids: NDArray[np.int64]
+
+    def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The same tokens in another order."""
+        words = _ordinary(ids, self.special_ids)
+        moved = words[uniform[words, 0] < self.ratio]
+        out = ids.copy()
+        out[moved] = ids[moved[np.argsort(uniform[moved, 1], kind="stable")]]
+        return out
+
+
+def build_view(config: ViewConfig, special_ids: NDArray[np.int64]) -> View:
+    """The view that the settings name."""
+    ratio = config.view_ratio
+    kinds: dict[str, View] = {
+        "dropout": Unchanged(),
+        "repetition": Repetition(ratio=ratio, special_ids=special_ids),
+        "cropping": Cropping(ratio=ratio, special_ids=special_ids),
+        "deletion": Deletion(ratio=ratio, special_ids=special_ids),
+        "shuffling": Shuffling(ratio=ratio, special_ids=special_ids),
+    }
+    return kinds[config.view]
+
+
+def views(columns: Sequence[NDArray[np.int64]], view: View, uniform: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """The sentences of one instance: one text column is seen twice; pairs and triples are views already.
+
+    >>> alone, two = [np.array([2, 7, 3])], [np.array([2, 7, 3]), np.array([2, 8, 9, 3])]
+    >>> [len(ids) for ids in views(alone, Unchanged(), np.zeros((3, 4)))]
+    [3, 3]
+    >>> [len(ids) for ids in views(two, Unchanged(), np.zeros((3, 4)))]
+    [3, 4]
+    """
+    return [columns[0], view(columns[0], uniform)] if len(columns) == 1 else list(columns)
+
+
+def _ordinary(ids: NDArray[np.int64], special_ids: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Places of the tokens that are not special."""
+    return np.flatnonzero(~np.isin(ids, special_ids))

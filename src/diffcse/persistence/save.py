@@ -1,0 +1,78 @@
+"""A trained model as a plain SentenceTransformer folder: Transformer and Pooling, no code of ours needed to load it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer, WeightedLayerPooling
+
+from diffcse.config import Pooler
+from diffcse.files import move_into
+from diffcse.persistence.layout import to_classic
+
+_ST_MODES = {"cls": "cls", "avg": "mean", "avg_top2": "mean", "avg_first_last": "mean", "last": "lasttoken"}
+
+ONE_LAYER: dict[str, Pooler] = {"cls": "cls", "mean": "avg", "lasttoken": "last"}
+"""The pooler that each pooling mode of sentence-transformers is, where it takes the last layer alone."""
+
+
+def sentence_transformer(transformer: Transformer, pooler: Pooler) -> SentenceTransformer:
+    """The modules that give what `diffcse.method.pooling.encode` gives, around the same backbone object.
+
+    Args:
+        transformer: the Transformer module of a SentenceTransformer.
+        pooler: how token vectors become a sentence vector.
+    """
+    config = transformer.model.config
+    modules: list[Any] = [transformer]
+    if pooler in ("avg_top2", "avg_first_last"):
+        config.output_hidden_states = True
+        modules.append(layer_mean(config, pooler))
+    modules.append(Pooling(config.hidden_size, pooling_mode=_ST_MODES[pooler]))
+    return SentenceTransformer(modules=modules, device=str(transformer.model.device))
+
+
+def layer_mean(config: Any, pooler: Pooler) -> WeightedLayerPooling:
+    """The module behind the Transformer that avg_top2 and avg_first_last need.
+
+    Args:
+        config: of the backbone.
+        pooler: one of the two.
+    """
+    layers = config.num_hidden_layers
+    start = layers - 1 if pooler == "avg_top2" else 0
+    weights = torch.zeros(layers + 1 - start)
+    weights[0] = weights[-1] = 0.5
+    frozen = torch.nn.Parameter(weights, requires_grad=False)
+    return WeightedLayerPooling(config.hidden_size, num_hidden_layers=layers, layer_start=start, layer_weights=frozen)
+
+
+def save_folder(model: SentenceTransformer, folder: Path, extra: dict[str, bytes]) -> None:
+    """Write the model and some files of ours into `folder`; a reader finds each file whole or not at all.
+
+    Args:
+        model: what to save.
+        folder: an existing folder; files of the same names in it are replaced.
+        extra: content of further files by name (README.md, settings).
+
+    Raises:
+        OSError: a disk that cannot be written to.
+    """
+    beside = folder / f".model.{os.getpid()}.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        model.save(str(beside), create_model_card=False)
+        to_classic(beside, model.max_seq_length)
+        for name, content in extra.items():
+            (beside / name).write_bytes(content)
+        move_into(beside, folder)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(str(error)) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,5 @@
+"""A start and a generator from plain text alone.
+
+config: sizes and schedules. mlm: a small masked language model. word_vectors: counting and factorising.
+word_vector_start: an encoder that begins as a weighted mean of them.
+"""

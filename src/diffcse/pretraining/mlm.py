@@ -1,0 +1,346 @@
+"""A small BERT from plain text: a WordPiece tokenizer, then masked language modelling without padding.
+
+Legend: `B` sentences of one batch, `L` tokens of each (all the same), `M` masked tokens in the batch, `H` hidden,
+`V` vocabulary.
+
+Every batch holds sentences of one length, so no position is padding and a sentence is seen during pre-training just
+as the sentence encoder will see it later: [CLS] words [SEP] from position 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from tokenizers import BertWordPieceTokenizer
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer, TrainerCallback, TrainingArguments
+
+from diffcse.errors import UserError
+from diffcse.files import move_into
+from diffcse.kernels.memory import freed_memory_kept
+from diffcse.method.masking import IGNORE, mask_tokens, uniforms
+from diffcse.pretraining.config import PretrainConfig
+from diffcse.progress import LiveDisplay
+from diffcse.training.run_folder import RunFolder
+from diffcse.training.trainer import GracefulStop, MetricsFile, SafeTrainer
+
+_JOIN_EVERY = 32
+_JOINED = 4
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class LengthBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of examples that all have the same length, in a new random order each epoch.
+
+    Args:
+        lengths: tokens of each example, shape (N,).
+        batch_tokens: tokens in a batch; a batch holds `batch_tokens // length` examples.
+        seed: seed of the order.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], batch_tokens: int, seed: int) -> None:
+        self.lengths, self.batch_tokens, self.seed, self.epoch = lengths, batch_tokens, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration gives."""
+        self.epoch = epoch
+
+    def _batches(self) -> list[NDArray[np.int64]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.lengths))
+        order = order[np.argsort(self.lengths[order], kind="stable")]
+        batches: list[NDArray[np.int64]] = []
+        cuts = np.flatnonzero(np.diff(self.lengths[order])) + 1
+        for group in np.split(order, cuts):
+            size = max(1, self.batch_tokens // int(self.lengths[group[0]]))
+            batches += np.split(group, range(size, len(group), size))
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return ([(self.epoch, int(i)) for i in batch] for batch in self._batches())
+
+    def __len__(self) -> int:
+        sizes, counts = np.unique(self.lengths, return_counts=True)
+        return int(sum(-(-n // max(1, self.batch_tokens // int(size))) for size, n in zip(sizes, counts, strict=True)))
+
+
+class MaskedBatches:
+    """Collator: masks the examples of one length and keeps the positions to predict.
+
+    Args:
+        tokenizer: gives the special ids and [MASK].
+        config: gives the mask ratio and the seed.
+    """
+
+    def __init__(self, tokenizer: BertTokenizer, config: PretrainConfig) -> None:
+        self.special_ids = np.array(tokenizer.all_special_ids)
+        self.mask_id, self.vocab_size = int(tokenizer.mask_token_id), len(tokenizer)
+        self.config = config
+
+    def __call__(self, examples: list[tuple[int, int, NDArray[np.int64]]]) -> dict[str, Tensor]:
+        """`input_ids` and `labels` of shape (B, L)."""
+        rows = []
+        for epoch, index, ids in examples:
+            uniform = uniforms(self.config.seed, epoch, index, 0, len(ids))
+            rows.append(
+                mask_tokens(
+                    ids,
+                    uniform,
+                    ratio=self.config.mask_ratio,
+                    special_ids=self.special_ids,
+                    mask_id=self.mask_id,
+                    vocab_size=self.vocab_size,
+                )
+            )
+        return {
+            "input_ids": torch.from_numpy(np.stack([row.input_ids for row in rows])),
+            "labels": torch.from_numpy(np.stack([row.labels for row in rows])),
+        }
+
+
+class MaskedLanguageModel(nn.Module):
+    """BERT with its MLM head; the forward makes logits only where something is to be predicted.
+
+    Args:
+        bert: the model that is trained and saved.
+    """
+
+    def __init__(self, bert: BertForMaskedLM) -> None:
+        super().__init__()
+        self.mlm = bert
+        self._keys_to_ignore_on_save = [
+            "mlm.cls.predictions.decoder.weight",
+            "mlm.cls.predictions.decoder.bias",
+        ]  # tied
+
+    def tie_weights(self) -> None:
+        """Called by the Trainer after it loaded a checkpoint without the tied weights."""
+        self.mlm.tie_weights()
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy (nats) and accuracy at the masked positions.
+
+        Args:
+            input_ids: (B, L) without padding.
+            labels: (B, L), `IGNORE` where nothing is predicted.
+        """
+        hidden = self.mlm.bert(input_ids=input_ids).last_hidden_state.flatten(0, 1)  # (B*L, H)
+        where = (labels.flatten() != IGNORE).nonzero(as_tuple=True)[0]  # (M,)
+        target = labels.flatten()[where]
+        logits = self.mlm.cls(hidden[where])  # (M, V)
+        count = max(1, len(target))  # a small batch may have nothing to predict; its loss is then 0, not 0/0
+        loss = nn.functional.cross_entropy(logits, target, reduction="sum") / count
+        return {"loss": loss, "accuracy": (logits.argmax(-1) == target).float().sum() / count}
+
+
+class TokenisedLines(Dataset[tuple[int, int, NDArray[np.int64]]]):
+    """Token ids of every example, one flat array and its offsets; an item is (epoch, index, ids).
+
+    Args:
+        ids: all token ids one after the other.
+        offsets: where each example starts, and the end of the last, shape (N + 1,).
+    """
+
+    def __init__(self, ids: NDArray[np.uint16], offsets: NDArray[np.int64]) -> None:
+        self.ids, self.offsets = ids, offsets
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each example, shape (N,)."""
+        return np.diff(self.offsets)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int, NDArray[np.int64]]:
+        epoch, index = key
+        return epoch, index, self.ids[self.offsets[index] : self.offsets[index + 1]].astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> BertTokenizer:
+    """A lower-casing WordPiece tokenizer (the one of bert-base-uncased) learnt from `sentences`."""
+    pieces = BertWordPieceTokenizer(lowercase=True)
+    pieces.train_from_iterator(
+        sentences, vocab_size=vocab_size, limit_alphabet=400, special_tokens=_SPECIAL, show_progress=False
+    )
+    return BertTokenizer(vocab=pieces.get_vocab(), do_lower_case=True)
+
+
+def own_tokenizer(folder: Path, sentences: Sequence[str], vocab_size: int) -> BertTokenizer:
+    """The run's tokenizer, learnt once: training breaks ties at random, so a resumed run must not repeat it."""
+    if not (folder / "tokenizer.json").is_file():
+        beside = folder.with_suffix(".part")
+        shutil.rmtree(beside, ignore_errors=True)
+        train_tokenizer(sentences, vocab_size).save_pretrained(beside)
+        beside.rename(folder)
+    return BertTokenizer.from_pretrained(folder)
+
+
+def join_some(sentences: list[str]) -> list[str]:
+    """Join the first four of every 32 sentences, so that positions past one sentence's length are learnt too.
+
+    >>> [len(text.split()) for text in join_some(["a b"] * 6)]
+    [8, 2, 2]
+    """
+    joined: list[str] = []
+    for start in range(0, len(sentences), _JOIN_EVERY):
+        chunk = sentences[start : start + _JOIN_EVERY]
+        joined += [" ".join(chunk[:_JOINED]), *chunk[_JOINED:]]
+    return joined
+
+
+def tokenise_lines(sentences: list[str], tokenizer: BertTokenizer, max_length: int) -> TokenisedLines:
+    """Token ids of all sentences, some joined, cut at `max_length` tokens."""
+    parts: list[NDArray[np.uint16]] = []
+    lengths: list[int] = []
+    texts = join_some(sentences)
+    for start in range(0, len(texts), 10_000):
+        batch = tokenizer(texts[start : start + 10_000], truncation=True, max_length=max_length)["input_ids"]
+        lengths += [len(row) for row in batch]
+        parts += [np.asarray(row, dtype=np.uint16) for row in batch]
+    return TokenisedLines(np.concatenate(parts), np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def build_model(config: PretrainConfig, tokenizer: BertTokenizer) -> BertForMaskedLM:
+    """A fresh BERT with its MLM head; no dropout while it is pre-trained (few epochs), 0.1 in the saved settings."""
+    torch.manual_seed(config.seed)
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.intermediate_size,
+            max_position_embeddings=config.max_length,
+            type_vocab_size=1,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Masked language modelling on text that was not trained on.
+
+    Attributes:
+        loss: cross-entropy at the masked positions (nats).
+        accuracy: share of the masked tokens predicted, 0 to 1.
+        tokens: masked tokens.
+    """
+
+    loss: float
+    accuracy: float
+    tokens: int
+
+
+def pretrain(
+    sentences: Sequence[str], output: Path, config: PretrainConfig, *, console: Console | None = None
+) -> HeldOut:
+    """Make a tokenizer and a masked language model from `sentences`; the same call resumes an interrupted run.
+
+    The first `config.held_out` sentences are not trained on; what they give is returned and written to `held_out.json`.
+
+    Args:
+        sentences: plain text, one sentence each.
+        output: folder for the model; `checkpoints/` and `metrics.jsonl` are kept in it.
+        config: size and schedule.
+        console: where progress is shown; None shows nothing.
+    """
+    if len(sentences) <= config.held_out:
+        raise UserError("text", f"more than {config.held_out} sentences (held_out)", len(sentences), "lower held_out")
+    run = RunFolder.claim(
+        output, dataclasses.asdict(config), [f"{len(sentences)} sentences"], may_change=("total_tokens", "decay_ratio")
+    )
+    torch.set_flush_denormal(True)
+    train_on, held_out = list(sentences[config.held_out :]), list(sentences[: config.held_out])
+    tokenizer = own_tokenizer(run.checkpoints / "tokenizer", train_on, config.vocab_size)
+    model = build_model(config, tokenizer)
+    trainer = _trainer(model, tokenise_lines(train_on, tokenizer, config.max_length), tokenizer, run, config, console)
+    with run.writing(), freed_memory_kept():
+        trainer.train(resume_from_checkpoint=run.last_checkpoint())
+        result = evaluate(model, tokenise_lines(held_out, tokenizer, config.max_length), tokenizer, config)
+        if trainer.state.global_step >= trainer.state.max_steps:
+            save(model, tokenizer, run, result)
+    return result
+
+
+def _trainer(
+    model: BertForMaskedLM,
+    data: TokenisedLines,
+    tokenizer: BertTokenizer,
+    run: RunFolder,
+    config: PretrainConfig,
+    console: Console | None,
+) -> SafeTrainer:
+    shown: list[TrainerCallback] = [LiveDisplay(console, "pretrain")] if console is not None else []
+    return SafeTrainer(
+        MaskedLanguageModel(model),
+        _arguments(run.checkpoints, config),
+        dataset=data,
+        order=LengthBatches(data.lengths, config.batch_tokens, config.seed),
+        collate=MaskedBatches(tokenizer, config),
+        callbacks=[MetricsFile(run.metrics), GracefulStop(), *shown],
+    )
+
+
+@torch.no_grad()
+def evaluate(model: BertForMaskedLM, data: TokenisedLines, tokenizer: BertTokenizer, config: PretrainConfig) -> HeldOut:
+    """Loss and accuracy at the masked positions of `data`, masked once."""
+    collate, module = MaskedBatches(tokenizer, config), MaskedLanguageModel(model).eval()
+    loss = right = tokens = 0.0
+    for batch in LengthBatches(data.lengths, config.batch_tokens, config.seed):
+        inputs = collate([data[key] for key in batch])
+        count = int((inputs["labels"] != IGNORE).sum())
+        if count:
+            terms = module(**inputs)
+            loss, right = loss + count * float(terms["loss"]), right + count * float(terms["accuracy"])
+            tokens += count
+    return HeldOut(loss=loss / max(1, tokens), accuracy=right / max(1, tokens), tokens=int(tokens))
+
+
+def save(model: BertForMaskedLM, tokenizer: BertTokenizer, run: RunFolder, result: HeldOut) -> None:
+    """The model in half precision with its tokenizer; dropout is on again in its settings, for what comes after."""
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
+    beside = run.folder / ".model.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    model.half().save_pretrained(beside)
+    tokenizer.save_pretrained(beside)
+    (beside / "held_out.json").write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+    move_into(beside, run.folder)
+    run.mark_finished(keep_checkpoints=True)  # a later run with more tokens goes on from them
+
+
+def _arguments(output: Path, config: PretrainConfig) -> TrainingArguments:
+    decay = round(config.decay_ratio * config.steps)
+    warmup = round(config.warmup_ratio * config.steps)
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=config.steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": decay, "decay_type": "linear"},
+        warmup_steps=warmup,
+        weight_decay=0.01,
+        adam_beta2=0.98,
+        optim="adamw_torch_fused",
+        max_grad_norm=1.0,
+        logging_steps=50,
+        logging_nan_inf_filter=False,
+        save_steps=config.checkpoint_every_steps,
+        save_total_limit=2,
+        report_to="none",
+        seed=config.seed,
+        disable_tqdm=True,
+    )

@@ -1,0 +1,210 @@
+"""Near-duplicates: lines whose vector is too similar to that of a line kept before.
+
+Legend: `n` lines of a block, `N` kept lines, `H` hidden.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from diffcse.encoding.bulk import Progress, check_place, exclusive
+from diffcse.encoding.encode import EncodeSettings, Vectors, encode_chunks
+from diffcse.errors import UserError
+from diffcse.text.stream import STDIN, Texts, open_texts, repaired
+
+_BLOCK = 1024
+_COLUMNS = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a line is kept.
+
+    Attributes:
+        line: its number.
+        repeats: number of the kept line that it repeats; None if it is kept.
+        cosine: their similarity; 0 if it is kept.
+    """
+
+    line: int
+    repeats: int | None = None
+    cosine: float = 0.0
+
+
+class Kept:
+    """The lines kept so far; each new one is compared with all of them.
+
+    Args:
+        width: H.
+        threshold: cosine similarity from which a line repeats another.
+    """
+
+    def __init__(self, width: int, threshold: float) -> None:
+        self.threshold, self.count = threshold, 0
+        self.vectors: Vectors = np.empty((_BLOCK, width), dtype=np.float32)
+        self.lines = np.empty(_BLOCK, dtype=np.int64)
+
+    def judge(self, vectors: Vectors, lines: Sequence[int]) -> Iterator[Verdict]:
+        """A verdict on each of the next lines, in order.
+
+        Args:
+            vectors: unit vectors (n, H).
+            lines: their n numbers.
+        """
+        for start in range(0, len(vectors), _BLOCK):
+            yield from self._judge_block(vectors[start : start + _BLOCK], lines[start : start + _BLOCK])
+
+    def _judge_block(self, block: Vectors, lines: Sequence[int]) -> Iterator[Verdict]:
+        old = self.count
+        nearest, cosines = _nearest(block, self.vectors[:old])
+        within = block @ block.T
+        fresh: list[int] = []  # places in the block of the lines that it adds
+        for place, line in enumerate(lines):
+            best, cosine = int(nearest[place]), float(cosines[place])
+            if fresh:
+                here = int(np.argmax(within[place, fresh]))
+                if within[place, fresh[here]] > cosine:
+                    best, cosine = old + here, float(within[place, fresh[here]])
+            if cosine >= self.threshold:
+                yield Verdict(line=line, repeats=int(self.lines[best]), cosine=cosine)
+            else:
+                self._keep(block[place], line)
+                fresh.append(place)
+                yield Verdict(line=line)
+
+    def _keep(self, vector: Vectors, line: int) -> None:
+        if self.count == len(self.lines):
+            self.vectors = np.concatenate([self.vectors, np.empty_like(self.vectors)])
+            self.lines = np.concatenate([self.lines, np.empty_like(self.lines)])
+        self.vectors[self.count], self.lines[self.count] = vector, line
+        self.count += 1
+
+
+def dedup_file(
+    given: str,
+    output: Path,
+    report: Path,
+    load: Callable[[], SentenceTransformer],
+    *,
+    threshold: float,
+    settings: EncodeSettings,
+    column: str | None = None,
+    overwrite: bool = False,
+    on_progress: Progress = lambda done, total: None,
+) -> tuple[int, int]:
+    """Write the kept lines and a report of the dropped ones; both files appear at the end, whole.
+
+    Args:
+        given: as for `diffcse.text.stream.open_texts`, but not standard input, whose length is not known.
+        output: one kept text a line.
+        report: one JSON object a dropped text, with line numbers from 1.
+        load: gives the model; called once everything else has been checked.
+        threshold: cosine similarity from which a line repeats another.
+        settings: limits and precision; must normalize.
+        column: as for `diffcse.text.stream.open_texts`.
+        overwrite: replace existing files.
+        on_progress: told the lines done.
+
+    Returns:
+        How many lines were kept and dropped; blank ones are neither.
+
+    Raises:
+        UserError: bad input or output.
+    """
+    if given == STDIN:
+        raise UserError("input", "a file", "standard input", "save it to a file first")
+    if output == report:
+        raise UserError("--report", "another file than the output", report, "leave it out")
+    check_place(output, overwrite=overwrite)
+    check_place(report, overwrite=overwrite or _told_there(output, report))
+    texts = open_texts(given, column=column)
+    total = texts.count()
+    kept = dropped = 0
+    with _published(output) as keeping, _published(report) as telling:  # the output last: once it is there, all is
+        _note(output).write_text(str(report.resolve()), encoding="utf-8")
+        for text, verdict in _judged(texts, load(), threshold, settings):
+            if verdict.repeats is None:
+                kept += 1
+                keeping.write(" ".join(text.split("\n")) + "\n")
+            else:
+                dropped += 1
+                row = {"line": verdict.line, "repeats": verdict.repeats, "cosine": verdict.cosine, "text": text}
+                telling.write(json.dumps(row, ensure_ascii=False) + "\n")
+            on_progress(verdict.line, total)
+    return kept, dropped
+
+
+def _judged(
+    texts: Texts, model: SentenceTransformer, threshold: float, settings: EncodeSettings
+) -> Iterator[tuple[str, Verdict]]:
+    """Every text that is not blank, with its verdict."""
+    waiting: deque[tuple[int, str]] = deque()
+
+    def stream() -> Iterator[str]:
+        """What is encoded; each text waits for its vector."""
+        for line, raw in enumerate(texts, 1):
+            if raw.strip():
+                waiting.append((line, repaired(raw)))
+                yield waiting[-1][1]
+
+    kept = Kept(int(model.get_embedding_dimension() or 0), threshold)
+    for chunk in encode_chunks(model, stream(), settings):
+        group = [waiting.popleft() for _ in chunk.vectors]
+        verdicts = kept.judge(chunk.vectors, [line for line, _ in group])
+        yield from zip((text for _, text in group), verdicts, strict=True)
+
+
+def _nearest(block: Vectors, stored: Vectors) -> tuple[NDArray[np.int64], Vectors]:
+    """Row and inner product of the nearest stored vector of each of a block's; -inf where none is stored."""
+    rows, best = np.zeros(len(block), dtype=np.int64), np.full(len(block), -np.inf, dtype=np.float32)
+    for start in range(0, len(stored), _COLUMNS):
+        products = block @ stored[start : start + _COLUMNS].T
+        here = products.argmax(axis=1)
+        value = products[np.arange(len(block)), here]
+        better = value > best
+        rows[better], best[better] = start + here[better], value[better]
+    return rows, best
+
+
+def _note(output: Path) -> Path:
+    return _beside(output) / "report"
+
+
+def _told_there(output: Path, report: Path) -> bool:
+    """Whether a run that was killed before its end may have put this very report into its place."""
+    return _note(output).is_file() and _note(output).read_text(encoding="utf-8") == str(report.resolve())
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+@contextmanager
+def _published(path: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name when it is complete; what a kill left of it before is written over."""
+    work = _beside(path)
+    with exclusive(work):
+        lines = work / "lines"
+        try:
+            with lines.open("w", encoding="utf-8", newline="\n") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            lines.replace(path)
+        except OSError as error:
+            do = "make room or permission and try again"
+            raise UserError(f"{path}", "on a disk that can be written to", error.strerror or error, do) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,209 @@
+"""What a sweep says: means, spread over seeds, the best of several runs, and paired comparisons of settings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from diffcse.errors import UserError
+from diffcse.sweeps.results import Result
+
+RESAMPLES = 9999
+SEED = 1111
+LOSS = "train loss"
+DEFAULT_METRICS = ("STSBenchmark dev", LOSS)
+_BEST_OF = (3, 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The runs of one setting, whatever their seed.
+
+    Attributes:
+        settings: those that vary in the sweep, without the seed.
+        seeds: of the runs that ended, in order.
+        scores: of the same runs.
+        mean: of the scores.
+        deviation: sample standard deviation; None with one run.
+        interval: 95% percentile bootstrap interval of the mean; None with fewer than three runs.
+        best_of: expected maximum of k runs, by k; empty for a loss.
+        failed: runs without a score.
+    """
+
+    settings: dict[str, Any]
+    seeds: list[int]
+    scores: list[float]
+    mean: float
+    deviation: float | None
+    interval: tuple[float, float] | None
+    best_of: dict[int, float]
+    failed: int
+
+    @property
+    def name(self) -> str:
+        """The settings in a line."""
+        return describe(self.settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """One setting against another over the seeds that both have.
+
+    Attributes:
+        name: of the setting.
+        against: the setting it is compared with.
+        seeds: how many seeds both have.
+        difference: mean of the differences, the first minus the second.
+        interval: 95% percentile bootstrap interval of it; None with fewer than three seeds.
+        p: of the two-sided sign-flip permutation test; None with fewer than two seeds.
+    """
+
+    name: str
+    against: str
+    seeds: int
+    difference: float
+    interval: tuple[float, float] | None
+    p: float | None
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """Settings in a line.
+
+    >>> describe({"objective": "simcse", "learning_rate": 1e-4})
+    'objective simcse, learning_rate 0.0001'
+    """
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "all"
+
+
+def choose_metric(results: Sequence[Result], wanted: str | None) -> str:
+    """The score that settings are compared by: STS-B dev where it is there, so that test scores choose nothing.
+
+    Raises:
+        UserError: for a score that no run has, or a sweep without a finished run.
+    """
+    known = sorted({name for result in results for name in result.scores or {}})
+    if not known:
+        raise UserError("the sweep", "one with a finished run", "none", "run diffcse sweep first")
+    if wanted is None:
+        return next((name for name in DEFAULT_METRICS if name in known), known[0])
+    if wanted not in known:
+        raise UserError("metric", f"one of {', '.join(known)}", wanted, "choose one of them")
+    return wanted
+
+
+def groups(results: Sequence[Result], metric: str) -> list[Group]:
+    """The runs of each setting together, in the order of the sweep."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        key = json.dumps({name: value for name, value in result.settings.items() if name != "seed"})
+        found.setdefault(key, []).append(result)
+    return [_group(json.loads(key), runs, metric) for key, runs in found.items()]
+
+
+def _group(settings: dict[str, Any], runs: list[Result], metric: str) -> Group:
+    ended = [run for run in runs if run.scores is not None and metric in run.scores]
+    ended.sort(key=lambda run: run.settings.get("seed", 0))
+    scores = np.array([(run.scores or {})[metric] for run in ended])
+    return Group(
+        settings=settings,
+        seeds=[int(run.settings.get("seed", 0)) for run in ended],
+        scores=scores.tolist(),
+        mean=float(scores.mean()) if len(scores) else float("nan"),
+        deviation=float(scores.std(ddof=1)) if len(scores) > 1 else None,
+        interval=interval(scores),
+        best_of={k: expected_best(scores, k) for k in _BEST_OF if k <= len(scores) and metric != LOSS},
+        failed=len(runs) - len(ended),
+    )
+
+
+def expected_best(scores: NDArray[np.float64], k: int) -> float:
+    """Expected maximum of k of the runs: the unbiased estimate, over all subsets of k (Tang et al., 2020).
+
+    Taking k runs with replacement (Dodge et al., 2019) would underestimate it.
+
+    Args:
+        scores: of n runs, shape (n,).
+        k: 1 to n.
+
+    >>> expected_best(np.array([1.0, 2.0, 3.0]), 2)
+    2.6666666666666665
+    """
+    count = len(scores)
+    weights = [math.comb(i, k - 1) / math.comb(count, k) for i in range(count)]
+    return float(np.sort(scores) @ np.array(weights))
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
+    """95% percentile bootstrap interval of the mean; None for fewer than three values."""
+    if len(values) < 3:
+        return None
+    rng = np.random.default_rng(SEED)
+    how = {"n_resamples": RESAMPLES, "method": "percentile", "rng": rng}
+    found = stats.bootstrap((values,), np.mean, **how).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def pairs(found: Sequence[Group], against: Group) -> list[Paired]:
+    """Every other setting against one, over the seeds that both have."""
+    return [_paired(group, against) for group in found if group is not against]
+
+
+def _paired(group: Group, against: Group) -> Paired:
+    mine, theirs = (dict(zip(g.seeds, g.scores, strict=True)) for g in (group, against))
+    common = sorted(mine.keys() & theirs.keys())
+    differences = np.array([mine[seed] - theirs[seed] for seed in common])
+    p = None
+    if len(common) > 1:
+        test = stats.permutation_test(
+            (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=np.random.default_rng(SEED)
+        )
+        p = float(test.pvalue)
+    return Paired(
+        name=group.name,
+        against=against.name,
+        seeds=len(common),
+        difference=float(differences.mean()) if len(common) else float("nan"),
+        interval=interval(differences),
+        p=p,
+    )
+
+
+def plot(found: Sequence[Group], metric: str, path: Path, published: Mapping[str, float] | None = None) -> None:
+    """Every run as a point, the mean and its interval beside it, as PNG, SVG or PDF by the file's name.
+
+    Args:
+        found: the settings.
+        metric: for the axis.
+        path: of the picture.
+        published: published scores by setting (x100), drawn as crosses.
+    """
+    import matplotlib
+
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError("plot", "a .png, .svg or .pdf file", path.name, "change its ending")
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.45 * len(found)), layout="constrained")
+    scale = 1.0 if metric == LOSS else 100.0
+    for row, group in enumerate(found):
+        axes.plot(np.array(group.scores) * scale, [row] * len(group.scores), "o", color="#8da0cb", alpha=0.7)
+        low, high = group.interval or (group.mean, group.mean)
+        axes.plot([low * scale, high * scale], [row, row], color="#333333", linewidth=2)
+        axes.plot(group.mean * scale, row, "D", color="#d95f02")
+        if published and group.name in published:
+            axes.plot(published[group.name], row, "x", color="#666666")
+    axes.set_yticks(range(len(found)), [group.name for group in found])
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel(f"{metric} (points: runs; diamond: mean; bar: 95% interval of the mean)")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,337 @@
+"""From text to token ids: two memory-mapped Arrow tables, each made once and kept in a cache.
+
+Text is read row by row and written batch by batch, so neither step's memory grows with the input. A cache entry is a
+folder named after everything that its content depends on; it is written beside and renamed, so it is there whole or
+not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import tokenizers
+from datasets.table import MemoryMappedTable
+from filelock import FileLock
+from transformers import PreTrainedTokenizerBase
+
+from diffcse.errors import UserError
+from diffcse.text.sources import NUL, Row, Source, find_sources
+
+_VERSION = 1  # of what this file writes; a new number makes old cache entries unused
+_ROWS = 10_000
+_CHARACTERS = 2**20
+_Kept = tuple[datasets.Dataset, dict[str, Any]]
+_NLI = ("sent0", "sent1", "hard_neg")  # the columns of SimCSE's file of natural language inference pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadReport:
+    """What became of the rows that were read; a row with several faults counts once, as the first of them."""
+
+    files: int
+    """Files, or Hub datasets, that were read."""
+    columns: int = 1
+    """Text columns: 1 (sentences), 2 (pairs) or 3 (pairs with a hard negative)."""
+    kept: int = 0
+    """Rows in the dataset."""
+    empty: int = 0
+    """Rows dropped because a column is missing or blank."""
+    not_utf8: int = 0
+    """Rows dropped because a column is not UTF-8."""
+    cut: int = 0
+    """Rows kept with a text cut at `max_characters`."""
+    nul: int = 0
+    """Rows kept without the NUL characters that they held."""
+
+    def summary(self) -> str:
+        """The report in one line.
+
+        >>> ReadReport(files=2, kept=12_345, empty=3, not_utf8=1).summary()
+        '12,345 sentences from 2 files; skipped 3 empty, 1 not UTF-8'
+        """
+        noun = ("sentence", "pair", "triplet")[self.columns - 1]
+        parts = [f"{_count(self.kept, noun)} from {_count(self.files, 'file')}"]
+        skipped = [f"{n:,} {why}" for n, why in ((self.empty, "empty"), (self.not_utf8, "not UTF-8")) if n]
+        if skipped:
+            parts.append("skipped " + ", ".join(skipped))
+        if self.cut:
+            parts.append(f"cut {self.cut:,} too long")
+        if self.nul:
+            parts.append(f"removed NULs from {self.nul:,}")
+        return "; ".join(parts)
+
+
+def read_texts(
+    sources: str | Path | Sequence[str | Path],
+    *,
+    columns: str | Sequence[str] | None = None,
+    max_characters: int = 100_000,
+    minimum: int = 2,
+    cache_dir: Path | None = None,
+) -> tuple[datasets.Dataset, ReadReport]:
+    """Sentences, pairs or triplets as a memory-mapped dataset with the columns `text0` (, `text1`, `text2`).
+
+    A .txt holds a sentence a line. A .csv, .tsv, .jsonl or .parquet holds one to three columns of text; any of these
+    may be gzipped. Rows with a blank column or with bytes that are not UTF-8 are dropped and counted.
+
+    Args:
+        sources: paths, globs, or where no file has that name, a Hub dataset (`owner/name`, `owner/name:split`; the
+            split `train` unless given). A file that is named twice is read once.
+        columns: columns of the tabular sources, in this order. Without it: the only text column, or `text`, or
+            `sentence`, or `sent0`, `sent1` and `hard_neg`.
+        max_characters: longest text (characters); a longer one is cut.
+        minimum: fewest rows; in-batch contrast needs two.
+        cache_dir: folder of the cache; `diffcse` in the cache of `datasets` unless given.
+
+    Returns:
+        The dataset, rows in the order of the sources, and the counts of what was kept, skipped and repaired.
+
+    Raises:
+        UserError: for a source that is missing, unreadable or damaged, columns that are wrong, or too few rows.
+    """
+    sources = [sources] if isinstance(sources, str | Path) else sources
+    names = (columns,) if isinstance(columns, str) else None if columns is None else tuple(columns)
+    _check_arguments(sources, names, max_characters)
+    found = find_sources(sources)
+
+    def write(folder: Path) -> dict[str, Any]:
+        chosen = choose_columns(found, names)
+        counts: Counter[str] = Counter()
+        rows = _clean(_raw_rows(found, chosen, max_characters), max_characters, counts)
+        schema = pa.schema([(f"text{i}", pa.string()) for i in range(len(chosen[0]))])
+        _write_arrow(folder, schema, (list(zip(*batch, strict=True)) for batch in _batches(rows)))
+        report = ReadReport(files=len(found), columns=len(schema), **counts)
+        return {"rows": report.kept, "report": dataclasses.asdict(report)}
+
+    key = ["text", [source.identity for source in found], names, max_characters]
+    dataset, facts = _cached(cache_dir, key, write)
+    report = ReadReport(**facts["report"])
+    if report.kept < minimum:
+        do = "add sentences: the others of a batch are the negatives" if minimum > 1 else "add sentences"
+        raise UserError("the text", f"at least {minimum:,} rows", report.summary(), do)
+    return dataset, report
+
+
+def tokenise(
+    dataset: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_tokens: int,
+    cache_dir: Path | None = None,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> datasets.Dataset:
+    """Token ids as a memory-mapped dataset with the columns `ids0` (, `ids1`, `ids2`), a list of int32 a row.
+
+    Args:
+        dataset: the columns `text0` (, `text1`, `text2`), as `read_texts` gives them.
+        tokenizer: adds its special tokens.
+        max_tokens: longest list (tokens, special ones included); longer ones are cut.
+        cache_dir: folder of the cache; `diffcse` in the cache of `datasets` unless given.
+        on_progress: called with the number of rows done; not at all where the cache has them.
+
+    Raises:
+        UserError: where `max_tokens` leaves no room for a word, or the cache folder cannot be written to.
+    """
+    fewest = tokenizer.num_special_tokens_to_add() + 1
+    if max_tokens < fewest:
+        raise UserError("max_tokens", f"at least {fewest}", max_tokens, "leave room for a word beside special tokens")
+    texts = [name for name in ("text0", "text1", "text2") if name in dataset.column_names]
+
+    done = 0
+
+    def ids(columns: tuple[Sequence[str], ...]) -> list[pa.Array]:
+        nonlocal done
+        arrays = [ids_of(column) for column in columns]
+        done += len(columns[0])
+        on_progress(done)
+        return arrays
+
+    def ids_of(column: Sequence[str]) -> pa.Array:
+        only_ids = {"return_attention_mask": False, "return_token_type_ids": False}
+        encoded = tokenizer(list(column), truncation=True, max_length=max_tokens, **only_ids)
+        return pa.array(encoded["input_ids"], pa.list_(pa.int32()))
+
+    def write(folder: Path) -> dict[str, Any]:
+        schema = pa.schema([(f"ids{i}", pa.list_(pa.int32())) for i in range(len(texts))])
+        batches = _batches(_text_rows(dataset, texts))
+        _write_arrow(folder, schema, (ids(tuple(zip(*batch, strict=True))) for batch in batches))
+        return {"rows": len(dataset)}
+
+    key = ["ids", dataset._fingerprint, tokenizer_identity(tokenizer), max_tokens]
+    return _cached(cache_dir, key, write)[0]
+
+
+def choose_columns(sources: Sequence[Source], names: tuple[str, ...] | None) -> list[tuple[str, ...]]:
+    """The columns to read of each source; all sources must give the same number.
+
+    Args:
+        sources: each is opened and its head read, so that a fault in the last is found before the first is read.
+        names: the user's choice, or None.
+    """
+    known = [source.columns() for source in sources]
+    if names and all(each is None for each in known):
+        raise UserError("columns", "left out for .txt files, which have none", ", ".join(names), "leave them out")
+    chosen = [_chosen(source.name, each, names) for source, each in zip(sources, known, strict=True)]
+    for source, each in zip(sources, chosen, strict=True):
+        if len(each) != len(chosen[0]):
+            rule = f"read with {_count(len(chosen[0]), 'column')}, as {sources[0].name} is"
+            raise UserError(source.name, rule, ", ".join(each) or "a line of text", "name columns that all files have")
+    return chosen
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A fingerprint of everything that decides which ids a text gets: vocabulary, rules and software version."""
+    if tokenizer.is_fast:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        rules["truncation"] = rules["padding"] = None  # what the last call asked for, not part of the tokenizer
+    else:
+        rules = [tokenizer.get_vocab(), tokenizer.init_kwargs]
+    return _digest([type(tokenizer).__name__, rules, tokenizer.truncation_side, tokenizers.__version__])
+
+
+def _check_arguments(sources: Sequence[Any], names: tuple[str, ...] | None, max_characters: int) -> None:
+    if not sources:
+        raise UserError("sources", "at least one file, glob or Hub dataset", "none", "name a file")
+    if names is not None and not (1 <= len(names) <= 3 and len(set(names)) == len(names)):
+        raise UserError("columns", "one, two or three different names", ", ".join(names), "name the text columns")
+    if max_characters < 1:
+        raise UserError("max_characters", "at least 1", max_characters, "use 100000")
+
+
+def _chosen(source: str, known: Mapping[str, bool] | None, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    if known is None:
+        return ("",)  # a line of plain text
+    if names is None:
+        return _default_columns(source, known)
+    for name in names:
+        if name not in known:
+            raise UserError(f"{source}: columns", f"among {', '.join(known)}", name, "choose from these")
+        if not known[name]:
+            raise UserError(f"{source}: column {name}", "text", "another type", "choose a column that holds text")
+    return names
+
+
+def _default_columns(source: str, known: Mapping[str, bool]) -> tuple[str, ...]:
+    texts = [name for name, is_text in known.items() if is_text]
+    for usual in (texts[:1] if len(texts) == 1 else []), ["text"], ["sentence"]:
+        if usual and usual[0] in texts:
+            return (usual[0],)
+    if set(texts) in (set(_NLI[:2]), set(_NLI)):
+        return _NLI[: len(texts)]
+    do = "name one, two or three of them with columns"
+    raise UserError(f"{source}: columns", "named where several could be meant", ", ".join(known) or "none", do)
+
+
+def _raw_rows(sources: Sequence[Source], chosen: Sequence[tuple[str, ...]], max_characters: int) -> Iterator[Row]:
+    longest = 4 * (max_characters + 2)  # bytes; a cut text keeps more than max_characters, so that it is counted
+    for source, columns in zip(sources, chosen, strict=True):
+        yield from source.rows(columns, longest)
+
+
+def _clean(rows: Iterable[Row], max_characters: int, counts: Counter[str]) -> Iterator[tuple[str, ...]]:
+    for row in rows:
+        cut = tuple((text or "")[:max_characters] for text in row)
+        texts = tuple(text.replace("\0", "").replace(NUL, "") for text in cut)
+        if not all(text.strip() for text in texts):
+            counts["empty"] += 1
+        elif not all(map(_is_utf8, texts)):
+            counts["not_utf8"] += 1
+        else:
+            counts["kept"] += 1
+            counts["cut"] += cut != row
+            counts["nul"] += texts != cut
+            yield texts
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
+def _text_rows(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for batch in dataset.with_format(None).iter(1000):
+        yield from zip(*(batch[column] for column in columns), strict=True)
+
+
+def _batches(rows: Iterable[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:
+    """Rows in groups that are bounded in rows and in characters."""
+    batch: list[tuple[str, ...]] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += sum(map(len, row))
+        if len(batch) == _ROWS or characters >= _CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _write_arrow(folder: Path, schema: pa.Schema, batches: Iterable[list[Any]]) -> None:
+    with (folder / "data.arrow").open("wb") as file:
+        with pa.ipc.new_stream(file, schema) as writer:
+            for columns in batches:
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _cached(cache_dir: Path | None, key: list[Any], write: Callable[[Path], dict[str, Any]]) -> _Kept:
+    """The dataset kept under `key`; made first by `write`, which fills a folder and returns facts to keep beside it."""
+    digest = _digest([_VERSION, *key])
+    folder = (cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "diffcse") / f"{key[0]}-{digest}"
+    found = _load(folder, digest)
+    if found is None:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):  # of several processes that want the same, one makes it
+                found = _load(folder, digest) or _make(folder, digest, write)
+        except OSError as error:
+            do = "free disk space or name another cache folder"
+            raise UserError(f"the cache {folder.parent}", "a folder that can be written to", error, do) from error
+    return found
+
+
+def _make(folder: Path, digest: str, write: Callable[[Path], dict[str, Any]]) -> _Kept:
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # what a killed process left; we hold the lock
+    part.mkdir()
+    try:
+        (part / "facts.json").write_text(json.dumps(write(part)))
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been loaded
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    made = _load(folder, digest)
+    assert made is not None, "what was just written can be read"
+    return made
+
+
+def _load(folder: Path, digest: str) -> _Kept | None:
+    try:
+        facts = json.loads((folder / "facts.json").read_text())
+        table = MemoryMappedTable.from_file(str(folder / "data.arrow"))
+    except (OSError, ValueError):  # absent or damaged
+        return None
+    return (datasets.Dataset(table, fingerprint=digest), facts) if len(table) == facts["rows"] else None
+
+
+def _digest(content: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

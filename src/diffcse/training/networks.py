@@ -1,0 +1,149 @@
+"""The pretrained networks of a run, and the check that they share one vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Transformer
+from torch import nn
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+
+from diffcse.config import BUNDLED, Config, ModelConfig
+from diffcse.errors import UserError
+from diffcse.method.prompt import prompted
+from diffcse.persistence.load import hub_errors, load_encoder
+from diffcse.resources import DEFAULT_ENCODER, GENERATOR, bundled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """What a run starts from.
+
+    Attributes:
+        transformer: the encoder as a SentenceTransformer module; training changes its weights in place.
+        tokenizer: the encoder's.
+        generator: frozen masked language model; None where nothing is filled in.
+        unused_pooler: pooling layer of BERT-like checkpoints, put aside while training and back before saving.
+        teacher: frozen sentence encoder; None where the settings name none.
+    """
+
+    transformer: Transformer
+    tokenizer: Any
+    generator: PreTrainedModel | None
+    unused_pooler: nn.Module | None
+    teacher: nn.Module | None = None
+
+    def restore_pooler(self) -> None:
+        """Put the unused pooling layer back, so that the saved folder loads without a word about missing weights."""
+        if self.unused_pooler is not None:
+            self.transformer.model.pooler = self.unused_pooler
+
+
+def load_networks(config: Config) -> Networks:
+    """Load encoder, tokenizer and what the settings need beside it; vocabularies are compared before weights are read.
+
+    Raises:
+        UserError: for a name that cannot be loaded, or a generator or teacher with another vocabulary.
+    """
+    settings = config.model
+    encoder_name, generator_name = resolve(settings.encoder), resolve(settings.generator, GENERATOR)
+    tokenizer = load_tokenizer(encoder_name, settings)
+    if settings.prompt:
+        tokenizer = prompted(tokenizer, settings.prompt)
+    if config.has_edits:
+        check_tokenizer(tokenizer, settings.encoder)
+    if config.has_generator:
+        check_vocabulary(tokenizer, load_tokenizer(generator_name, settings), settings)
+    teacher = load_teacher(config, tokenizer) if config.extensions.teacher else None
+    model = load_encoder(
+        encoder_name,
+        pooler=settings.pooler,
+        trust_remote_code=settings.trust_remote_code,
+        revision=_revision(encoder_name, settings),
+    )
+    transformer = cast(Transformer, model[0])
+    if settings.prompt:
+        transformer.processor = tokenizer
+    backbone = transformer.model
+    return Networks(
+        transformer=transformer,
+        tokenizer=tokenizer,
+        generator=load_generator(generator_name, settings) if config.has_generator else None,
+        unused_pooler=getattr(backbone, "pooler", None),
+        teacher=teacher,
+    )
+
+
+def resolve(name: str, resource: str = DEFAULT_ENCODER) -> str:
+    """The folder of a model that comes with the package for the name `bundled`; any other name as it is.
+
+    Args:
+        name: a Hub name, a folder or `bundled`.
+        resource: what `bundled` means here: the encoder (`DEFAULT_ENCODER`) or the generator (`GENERATOR`).
+    """
+    return str(bundled(resource)) if name == BUNDLED else name
+
+
+def load_tokenizer(name: str, settings: ModelConfig) -> Any:
+    """The tokenizer of a Hub name or folder."""
+    with hub_errors(name):
+        return AutoTokenizer.from_pretrained(
+            name, revision=_revision(name, settings), trust_remote_code=settings.trust_remote_code
+        )
+
+
+def load_generator(name: str, settings: ModelConfig) -> PreTrainedModel:
+    """A masked language model in float32; only safetensors are read, so nothing is unpickled."""
+    with hub_errors(name):
+        return AutoModelForMaskedLM.from_pretrained(
+            name,
+            revision=_revision(name, settings),
+            trust_remote_code=settings.trust_remote_code,
+            dtype=torch.float32,
+            use_safetensors=True,
+        )
+
+
+def load_teacher(config: Config, tokenizer: Any) -> nn.Module:
+    """The teacher as a SentenceTransformer; it reads the encoder's ids, so its vocabulary must be the same."""
+    settings, name = config.model, config.extensions.teacher
+    place = resolve(name)
+    teacher = load_encoder(place, trust_remote_code=settings.trust_remote_code, revision=_revision(place, settings))
+    if teacher.tokenizer.get_vocab() != tokenizer.get_vocab():
+        rule = f"one with the vocabulary of encoder {settings.encoder}"
+        raise UserError(f"teacher {name}", rule, "another vocabulary", "choose a teacher of the encoder's family")
+    return teacher
+
+
+def check_tokenizer(tokenizer: Any, name: str) -> None:
+    """DiffCSE needs [MASK], padding and a first special token."""
+    for token in ("mask_token_id", "pad_token_id", "cls_token_id"):
+        if getattr(tokenizer, token) is None:
+            do = "use a masked language model's tokenizer, or objective simcse"
+            raise UserError(f"encoder {name}: tokenizer", f"one with a {token.removesuffix('_id')}", "none", do)
+
+
+def check_vocabulary(encoder: Any, generator: Any, settings: ModelConfig) -> None:
+    """The generator's ids must mean the encoder's tokens, else x'' would be noise.
+
+    Raises:
+        UserError: naming how many entries differ.
+    """
+    ours, theirs = encoder.get_vocab(), generator.get_vocab()
+    if ours == theirs:
+        return
+    differing = len(set(ours.items()) ^ set(theirs.items()))
+    raise UserError(
+        f"generator {settings.generator}",
+        f"one with the vocabulary of encoder {settings.encoder} ({len(ours)} entries)",
+        f"{len(theirs)} entries, {differing} (token, id) pairs in only one of the two",
+        "choose a generator of the same family (distilbert-base-uncased for bert-base-uncased, distilroberta-base for "
+        "roberta-base), or the encoder's own masked language model",
+    )
+
+
+def _revision(name: str, settings: ModelConfig) -> str | None:
+    return None if Path(name).is_dir() else settings.revision

@@ -1,0 +1,217 @@
+"""The folder of a training run: who may write into it, what waits there, and when it is finished."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.filesize import decimal
+from safetensors import SafetensorError
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from diffcse import __version__
+from diffcse.errors import UserError
+from diffcse.files import write_whole
+from diffcse.training.trainer import last_checkpoint
+
+_RUN = "diffcse.json"
+_DISK = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)), "inline_container")
+"""What the errors of a disk say, each library's in a class of its own; the last is what torch.save makes of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Where everything of one run is.
+
+    Attributes:
+        folder: the model's folder.
+        about: settings, sources and version, as `diffcse.json` holds them.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+
+    @classmethod
+    def claim(
+        cls,
+        folder: Path,
+        settings: dict[str, Any],
+        sources: list[str],
+        columns: Sequence[str] | None = None,
+        may_change: Sequence[str] = (),
+    ) -> RunFolder:
+        """Take a new or empty folder, or one with an interrupted run of the same settings.
+
+        Args:
+            folder: where the model will be.
+            settings: the run's settings as plain data.
+            sources: where its text comes from.
+            columns: columns of a table.
+            may_change: settings that a longer run may have otherwise; it goes on from the last checkpoint.
+
+        Raises:
+            UserError: for a folder that holds something else, is finished, or cannot be written.
+        """
+        about = {
+            "diffcse": __version__,
+            "settings": settings,
+            "sources": sources,
+            "columns": list(columns or []),
+            "finished": False,
+        }
+        run = cls(folder=folder, about=about)
+        if not _is_first():
+            return run  # under torchrun the first process claims the folder; if it refuses, torchrun ends the others
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"output {folder}", "a folder", "a file", "choose another name")
+        former = run._former()
+        if former is not None:
+            run._check_same(former, may_change)
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"output {folder}", "new or empty", "a folder with other files", "choose another folder")
+        run._write()
+        last_checkpoint(run.checkpoints, remove_broken=True)
+        return run
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints that a killed run resumes from."""
+        return self.folder / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """File with the weights of the best step."""
+        return self.checkpoints / "best.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a log line."""
+        return self.folder / "metrics.jsonl"
+
+    def last_checkpoint(self) -> str | None:
+        """The newest complete checkpoint."""
+        found = last_checkpoint(self.checkpoints)
+        return str(found) if found else None
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All log lines so far."""
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+
+    def check_text(self, rows: Any) -> None:
+        """Refuse to resume on other text than the run began with: counts and a sample of rows are compared.
+
+        Args:
+            rows: the sentences as a dataset.
+        """
+        if not _is_first():
+            return  # the first process may not have made the folder yet
+        sample = [rows[i] for i in range(0, len(rows), max(1, len(rows) // 1000))]
+        digest = hashlib.sha256(json.dumps([len(rows), sample]).encode()).hexdigest()
+        kept = self.checkpoints / "text.json"
+        if not kept.is_file():
+            write_whole(kept, _json({"sha256": digest}))
+        elif json.loads(kept.read_text())["sha256"] != digest:
+            do = "give the text as it was, or choose another folder"
+            raise UserError(f"output {self.folder}", "an interrupted run on this text", "one on other text", do)
+
+    def check_space(self, model: nn.Module, terms: int = 0) -> None:
+        """Room for three checkpoints (weights and two moments each), the best weights and the model.
+
+        Args:
+            model: what is trained; has an `encoder`.
+            terms: evaluations whose mean is kept; twice their files may wait, and one is being written.
+        """
+        if not _is_first():
+            return
+        trained = _bytes(p for p in model.parameters() if p.requires_grad)
+        need = trained * (3 * 3 + 2)
+        if terms:
+            need += (2 * terms + 1) * _bytes(model.get_submodule("encoder").parameters())
+        free = shutil.disk_usage(self.folder).free
+        if free < need:
+            rule = f"on a disk with {decimal(need)} free for checkpoints"
+            raise UserError(f"output {self.folder}", rule, decimal(free), "free some space or choose another disk")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn a disk that fills up or goes read-only on the way into one line; the last checkpoint stays whole."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not any(words in str(error) for words in _DISK):
+                raise
+            do = "make room, then give the same command: it goes on from the last checkpoint"
+            raise UserError(f"output {self.folder}", "on a disk that can be written to", error, do) from error
+
+    def save_training_state(self, state: dict[str, Tensor]) -> None:
+        """Projector and discriminator beside the model, in `training/`."""
+        place = self.folder / "training"
+        place.mkdir(exist_ok=True)
+        write_whole(place / "model.safetensors", save({name: value.contiguous() for name, value in state.items()}))
+
+    def mark_finished(self, *, keep_checkpoints: bool = False) -> None:
+        """Say that the model is whole, then drop what only an interrupted run needs."""
+        write_whole(self.folder / _RUN, _json({**self.about, "finished": True}))
+        if not keep_checkpoints:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _former(self) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.folder / _RUN).read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder / _RUN}", "readable", error, "choose another output folder") from error
+        return found if isinstance(found, dict) else {}
+
+    def _check_same(self, former: dict[str, Any], may_change: Sequence[str]) -> None:
+        if former.get("finished") and (not may_change or former.get("settings") == self.about["settings"]):
+            do = "choose another folder, or delete this one"
+            raise UserError(f"output {self.folder}", "a new folder or an interrupted run", "a finished run", do)
+        before, now = ({**about, **{"settings": _without(about, may_change)}} for about in (former, self.about))
+        different = [name for name in ("settings", "sources", "columns") if before.get(name) != now[name]]
+        if different:
+            do = "give the same command to resume it, or choose another folder"
+            got = f"other {' and '.join(different)}"
+            raise UserError(f"output {self.folder}", "the interrupted run of this very command", got, do)
+
+    def _write(self) -> None:
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / _RUN, _json(self.about))
+        except OSError as error:
+            raise UserError(f"output {self.folder}", "writable", error.strerror, "choose another folder") from error
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` holds the model of a run that ended."""
+    try:
+        return bool(json.loads((folder / _RUN).read_text()).get("finished"))
+    except (OSError, ValueError):
+        return False
+
+
+def _is_first() -> bool:
+    """Whether this process writes; torchrun's variable is there before a process group is."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _without(about: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in about.get("settings", {}).items() if name not in names}
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

@@ -1,0 +1,173 @@
+"""The training module as a loss of sentence-transformers' own trainer, for people who live there.
+
+Legend: `B` instances, `L` tokens of the padded batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
+from torch import Tensor, nn
+
+from diffcse import distributed
+from diffcse.config import Config, Pooler, build
+from diffcse.errors import UserError
+from diffcse.persistence.card import CITATION
+from diffcse.persistence.save import ONE_LAYER, layer_mean
+from diffcse.resources import GENERATOR
+from diffcse.training.batches import Collator, Example
+from diffcse.training.networks import (
+    Networks,
+    check_tokenizer,
+    check_vocabulary,
+    load_generator,
+    load_teacher,
+    load_tokenizer,
+    resolve,
+)
+from diffcse.training.train import build_model, check_lengths
+
+_NAME = "the SentenceTransformer"
+_TWO_LAYERS: tuple[Pooler, ...] = ("avg_top2", "avg_first_last")
+
+
+class DiffCSELoss(nn.Module):
+    """Trains a SentenceTransformer in place with `SentenceTransformerTrainer`; labels are not used.
+
+    The data have one column (sentences), two (pairs) or three (pairs with a hard negative). Projector, discriminator
+    and their moments live in this loss, and **that trainer does not know parameters that live in a loss**:
+
+    - it does not save them: a checkpoint holds the encoder alone;
+    - it does not restore them: a resumed run goes on with a new projector and a new discriminator, beside the old
+      moments of the optimiser, and draws the masks of its first steps again;
+    - it does not switch them to evaluation mode, so that BatchNorm would go on learning from evaluation data (mended
+      here: each forward takes over the encoder's mode);
+    - it does not clip their gradients, nor share them between processes (refused here).
+
+    `diffcse train`, or `diffcse.train`, has none of these faults: use it wherever you can.
+
+    Args:
+        model: a Transformer with cls, mean or lasttoken pooling (or the mean of layers that `diffcse train` saves),
+            nothing behind it but Normalize.
+        config: as `diffcse.build` makes it; None for the published settings of bert-sts. Encoder, pooler and length
+            limit are the model's. Of the section `training` only `seed`, `padding_free`, `rows_at_once` and
+            `gradient_checkpointing` count: the rest is the trainer's.
+
+    Raises:
+        UserError: a model of another kind, another vocabulary, or a setting that needs `diffcse train`.
+    """
+
+    def __init__(self, model: SentenceTransformer, config: Config | None = None) -> None:
+        super().__init__()
+        self.config = _fitted(config or build(), model)
+        self._networks = _networks(model, self.config)
+        # Not `self.model`: the trainer takes what has that name for its own.
+        self.training_module = build_model(self._networks, self.config)
+        self._networks.restore_pooler()  # the trainer saves the model whenever it likes
+        edits = self.config.edits if self.config.has_edits else None
+        self.collate = Collator(model.tokenizer, edits, self.config.training.seed, self.config.views)
+        self.batches = 0
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        """The loss of one batch, a scalar.
+
+        Args:
+            sentence_features: `input_ids` and `attention_mask`, (B, L) each, of every column.
+            labels: not used.
+        """
+        features = list(sentence_features)
+        self._check(len(features))
+        module = self.training_module
+        module.train(module.encoder.training)
+        columns = [_unpadded(column) for column in features]
+        rows: list[Example] = [(self.batches, place, list(ids)) for place, ids in enumerate(zip(*columns, strict=True))]
+        self.batches += int(module.training)  # the masks of a batch are a function of (seed, batches, place in it)
+        device = features[0]["input_ids"].device
+        batch = {name: value.to(device) for name, value in self.collate(rows).items()}
+        return cast(Tensor, module(**batch).loss)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The settings, for the model card that the trainer writes."""
+        return self.config.as_dict()
+
+    @property
+    def citation(self) -> str:
+        """For the model card that the trainer writes."""
+        return CITATION
+
+    def _check(self, columns: int) -> None:
+        if distributed.world()[1] > 1:
+            do = "train with torchrun -m diffcse train"
+            raise UserError("DiffCSELoss", "used in one process", f"{distributed.world()[1]} processes", do)
+        if columns > 3:
+            do = "keep a sentence, its positive and its hard negative"
+            raise UserError("the data", "of one, two or three columns", f"{columns} columns", do)
+        check_lengths(columns, self._networks, self.config)
+
+
+def _unpadded(column: dict[str, Tensor]) -> list[NDArray[np.int64]]:
+    """The token ids of each of a column's B texts."""
+    masks = column["attention_mask"].bool().cpu().numpy()
+    return [ids[mask] for ids, mask in zip(column["input_ids"].cpu().numpy(), masks, strict=True)]
+
+
+def _fitted(config: Config, model: SentenceTransformer) -> Config:
+    """The settings with what the model decides."""
+    for name, value, off in (
+        ("ema_decay", config.training.ema_decay, 0),
+        ("edited_text", config.edits.edited_text, "same"),
+        ("prompt", config.model.prompt or "empty", "empty"),
+    ):
+        if value != off:
+            raise UserError(name, f"{off} in DiffCSELoss", value, "use diffcse train, which has it")
+    pooler = _pooler(model)
+    limit = min(model.max_seq_length or config.training.max_tokens, model.tokenizer.model_max_length)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, encoder=_NAME, pooler=pooler),
+        training=dataclasses.replace(config.training, max_tokens=limit),
+    )
+
+
+def _pooler(model: SentenceTransformer) -> Pooler:
+    """What the model's modules do, in the words of the settings."""
+    modules: list[Any] = [module for module in model if not isinstance(module, Normalize)]
+    kinds = [type(module).__name__ for module in modules]
+    last = modules[-1]
+    if kinds == ["Transformer", "Pooling"] and last.pooling_mode in ONE_LAYER:
+        return ONE_LAYER[last.pooling_mode]
+    if kinds == ["Transformer", "WeightedLayerPooling", "Pooling"] and last.pooling_mode == "mean":
+        for pooler in _TWO_LAYERS:
+            ours = layer_mean(modules[0].model.config, pooler)
+            if ours.layer_start == modules[1].layer_start and ours.layer_weights.equal(modules[1].layer_weights.cpu()):
+                return pooler
+    got = f"{', '.join(kinds)} ({getattr(last, 'pooling_mode', '')})"
+    raise UserError(
+        "the model", "a Transformer with cls, mean or lasttoken pooling", got, "build it of these two modules"
+    )
+
+
+def _networks(model: SentenceTransformer, config: Config) -> Networks:
+    """What a run starts from, with the model's own Transformer in it."""
+    settings, tokenizer = config.model, model.tokenizer
+    generator = None
+    if config.has_edits:
+        check_tokenizer(tokenizer, settings.encoder)
+    if config.has_generator:
+        name = resolve(settings.generator, GENERATOR)
+        check_vocabulary(tokenizer, load_tokenizer(name, settings), settings)
+        generator = load_generator(name, settings)
+    transformer = cast(Transformer, model[0])
+    return Networks(
+        transformer=transformer,
+        tokenizer=tokenizer,
+        generator=generator,
+        unused_pooler=getattr(transformer.model, "pooler", None),
+        teacher=load_teacher(config, tokenizer) if config.extensions.teacher else None,
+    )

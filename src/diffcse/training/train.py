@@ -1,0 +1,341 @@
+"""A training run from text to a model folder; `train` reads like a table of contents.
+
+Under torchrun every process runs `train`; only the first one writes and talks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from diffcse import distributed
+from diffcse.config import Config
+from diffcse.errors import UserError
+from diffcse.kernels.memory import freed_memory_kept
+from diffcse.method.edits import MlmEdit
+from diffcse.method.model import DiffCSEModel, trained_parts
+from diffcse.persistence import card
+from diffcse.persistence.save import save_folder, sentence_transformer
+from diffcse.progress import LiveDisplay, Speed, counting
+from diffcse.text.dataset import ReadReport, read_texts, tokenise
+from diffcse.training import criteria
+from diffcse.training.averages import Average, averaged, swap
+from diffcse.training.batches import Collator, Examples
+from diffcse.training.criteria import Best, Criterion, KeepBest
+from diffcse.training.keep_weights import KeepForMean, Mean, mean_weights
+from diffcse.training.networks import Networks, load_networks
+from diffcse.training.run_folder import RunFolder
+from diffcse.training.trainer import EpochOrder, GracefulStop, MetricsFile, SafeTrainer
+
+_SENTENCES_FOR_LABEL_FREE = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        folder: where the model is, or where the unfinished run waits.
+        finished: False if the run was interrupted; the same command resumes it.
+        step: optimiser step it ended at.
+        best: what was kept and why; None where the last step was kept, and in all but the first process.
+        read: what was read and skipped.
+        seconds: wall time of this call.
+    """
+
+    folder: Path
+    finished: bool
+    step: int
+    best: Best | Mean | None
+    read: ReadReport
+    seconds: float
+
+
+def train(
+    sources: Sequence[str | Path],
+    output: Path,
+    config: Config,
+    *,
+    columns: Sequence[str] | None = None,
+    criterion: Criterion | None = None,
+    cache_dir: Path | None = None,
+    console: Console | None = None,
+) -> TrainResult:
+    """Train on unlabelled text and save a SentenceTransformer folder; resumes an interrupted run of the same settings.
+
+    Args:
+        sources: text files, tables, globs, or a Hub dataset (see `diffcse.text.dataset.read_texts`).
+        output: folder for the model; new, empty, or holding an interrupted run of the same settings.
+        config: all settings (see `diffcse.config.build`).
+        columns: names of one (sentences), two (pairs) or three (pairs with a hard negative) columns of a table.
+        criterion: what chooses the best checkpoint where labelled data are at hand (STS-B dev, say).
+        cache_dir: where tokenised text is kept between runs.
+        console: where progress is shown; None shows nothing.
+
+    Raises:
+        UserError: for anything wrong with the input, before the first step.
+        NonFiniteLoss: for a loss that is not a number, before the optimiser step.
+    """
+    began = time.perf_counter()
+    check_precision(config)
+    set_seed(config.training.seed)
+    torch.set_flush_denormal(True)
+    run = RunFolder.claim(output, config.as_dict(), [str(source) for source in sources], columns)
+    networks = load_networks(config)
+    rows, read = read_texts(sources, columns=columns, cache_dir=cache_dir)
+    dataset = tokenised(rows, networks, config, cache_dir, console)
+    check_size(dataset, config)
+    check_lengths(len(dataset.columns), networks, config)
+    run.check_text(rows)
+    model = build_model(networks, config)
+    run.check_space(model, config.training.average_checkpoints)
+    encoder = sentence_transformer(networks.transformer, config.model.pooler)
+    trainer = build_trainer(model, dataset, networks.tokenizer, run, config, console)
+    chosen = choose_criterion(config, criterion, rows["text0"])
+    keep = keeper(chosen, encoder, trainer, run, config)
+    if keep is not None:
+        trainer.add_callback(keep)
+    best = None
+    with run.writing(), freed_memory_kept():
+        trainer.train(resume_from_checkpoint=run.last_checkpoint())
+        finished = trainer.state.global_step >= trainer.state.max_steps
+        if finished and trainer.args.should_save:
+            best = choose_weights(keep, chosen, encoder, trainer)
+            save_model(best, trainer, encoder, networks, run, config)
+    trainer.accelerator.end_training()
+    return TrainResult(
+        folder=output,
+        finished=finished,
+        step=trainer.state.global_step,
+        best=best,
+        read=read,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def tokenised(
+    rows: Any, networks: Networks, config: Config, cache_dir: Path | None, console: Console | None
+) -> Examples:
+    """The text as token ids, with the sentence after each where that is edited."""
+    limit = config.training.max_tokens
+    with counting(console, "tokenise", len(rows)) as show:
+        tokens = tokenise(rows, networks.tokenizer, max_tokens=limit, cache_dir=cache_dir, on_progress=show)
+    return Examples(tokens, with_next=config.has_edits and config.edits.edited_text != "same")
+
+
+def choose_criterion(config: Config, labelled: Criterion | None, sentences: Sequence[str]) -> Criterion | None:
+    """What chooses the checkpoint, or None to keep the last one."""
+    wanted = config.training.select_by
+    if wanted == "label-free":
+        return criteria.label_free(list(sentences[:_SENTENCES_FOR_LABEL_FREE]), config.training.seed)
+    if wanted == "stsb" and labelled is None:
+        raise UserError(
+            "select_by stsb", "given with STS-B dev data", "no data", "add --senteval FOLDER or use label-free"
+        )
+    best_of = config.training.average_checkpoints and config.training.average_which == "best"
+    if wanted == "auto" and labelled is None and best_of:
+        do = "use select_by label-free, or add --senteval FOLDER"
+        raise UserError("average_which", "last where nothing tells which step is best", "best", do)
+    return None if wanted == "last" else labelled
+
+
+def check_precision(config: Config) -> None:
+    """fp16 exists on accelerators only."""
+    if config.training.precision == "fp16" and not torch.accelerator.is_available():
+        raise UserError("precision", "fp32 or bf16 on a CPU", "fp16", "use fp32")
+
+
+def check_size(dataset: Examples, config: Config) -> None:
+    """At least one full batch; a smaller one would not hold the negatives that were asked for."""
+    _, processes = distributed.world()
+    size = config.training.batch_size
+    if len(dataset) < size:
+        raise UserError("batch_size", f"at most the number of sentences ({len(dataset)})", size, "lower batch_size")
+    if size % processes:
+        raise UserError(
+            "batch_size", f"a multiple of the number of processes ({processes})", size, "change one of them"
+        )
+
+
+def check_lengths(columns: int, networks: Networks, config: Config) -> None:
+    """A sentence that an edit or a view makes longer must still fit; pairs have no next sentence and one view each."""
+    longer = (config.has_edits and config.edits.edit in ("insertion", "all")) or config.views.view == "repetition"
+    readers: list[Any] = [networks.transformer.model, networks.generator]
+    most = min(getattr(reader.config, "max_position_embeddings", 1 << 30) for reader in readers if reader is not None)
+    limit = config.training.max_tokens
+    if longer and 2 * limit > most - 2:  # RoBERTa keeps two positions for padding
+        raise UserError("max_tokens", f"at most {(most - 2) // 2} with what makes sentences longer", limit, "lower it")
+    defaults = {
+        "edited_text": config.edits.edited_text == "same",
+        "view": config.views.view == "dropout",
+        "negatives_without_dropout": not config.extensions.negatives_without_dropout,
+    }
+    for name, plain in defaults.items():
+        if columns > 1 and not plain:
+            raise UserError(name, "at its default with pairs of texts", f"{columns} columns", "give one column of text")
+    if columns > 2 and config.extensions.edits_as != "none":
+        do = "leave the third column out"
+        raise UserError("edits_as", "none with hard negatives in the text", config.extensions.edits_as, do)
+
+
+def build_model(networks: Networks, config: Config) -> DiffCSEModel:
+    """The training module on the loaded networks."""
+    tokenizer, edit = networks.tokenizer, None
+    if config.has_edits:
+        ids = {"cls_id": tokenizer.cls_token_id, "pad_id": tokenizer.pad_token_id}
+        edit = MlmEdit(networks.generator, config.edits, **ids, padding_free=config.training.padding_free)
+    model = DiffCSEModel(networks.transformer.model, edit, config, networks.teacher)
+    if config.training.gradient_checkpointing:
+        model.checkpoint_layers()
+    return model
+
+
+def build_trainer(
+    model: DiffCSEModel, dataset: Examples, tokenizer: Any, run: RunFolder, config: Config, console: Console | None
+) -> SafeTrainer:
+    """The trainer with its order, its batches and what it reports to."""
+    settings = config.training
+    callbacks: list[TrainerCallback] = [Speed(settings.batch_size), MetricsFile(run.metrics)]
+    callbacks += [criteria.WatchForCollapse(), GracefulStop()]
+    if console is not None:
+        callbacks.append(LiveDisplay(console, config.objective.objective))
+    if model.average is not None:
+        callbacks.append(Average(model, settings.ema_decay))  # before the callback that scores
+    edits = config.edits if config.has_edits else None
+    trainer = SafeTrainer(
+        model,
+        trainer_arguments(run.checkpoints, config),
+        dataset=dataset,
+        order=EpochOrder(len(dataset), settings.seed),
+        collate=Collator(tokenizer, edits, settings.seed, config.views),
+        callbacks=callbacks,
+        learning_rates={"discriminator.": settings.discriminator_learning_rate or settings.learning_rate},
+    )
+    return trainer
+
+
+def trainer_arguments(folder: Path, config: Config) -> TrainingArguments:
+    """Our settings in the Trainer's words."""
+    settings, on_cpu = config.training, not torch.accelerator.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=max(1, settings.batch_size // distributed_size()),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_ratio,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip_norm,
+        gradient_accumulation_steps=settings.accumulate,
+        optim="adamw_torch_fused",
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        dataloader_num_workers=settings.data_workers,
+        logging_steps=settings.log_every_steps,
+        logging_nan_inf_filter=False,
+        save_steps=settings.save_every_steps,
+        save_total_limit=2,
+        report_to=settings.report_to.split(","),
+        seed=settings.seed,
+        ddp_find_unused_parameters=False,
+        # Unless it is told so, Accelerate runs torchrun's CPU processes side by side and never connects them.
+        use_cpu=on_cpu,
+        disable_tqdm=True,
+    )
+    # Several GPUs in one process would mean nn.DataParallel, which splits BatchNorm and the in-batch negatives.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def distributed_size() -> int:
+    """Processes that torchrun started; its variable is there before a process group is."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def keeper(
+    chosen: Criterion | None, encoder: SentenceTransformer, trainer: SafeTrainer, run: RunFolder, config: Config
+) -> KeepBest | KeepForMean | None:
+    """The callback that scores the encoder and keeps the weights of the best step, or those of a mean's terms."""
+    settings, every, terms = config.training, config.training.eval_every_steps, config.training.average_checkpoints
+
+    def score() -> float:
+        assert chosen is not None
+        with averaged(trainer.module):
+            return chosen.score(encode_by(encoder))
+
+    def state() -> dict[str, Tensor]:
+        with averaged(trainer.module):
+            return trainer.module.get_submodule("encoder").state_dict() if terms else trainer.saved_state()
+
+    if terms:
+        return KeepForMean(
+            run.checkpoints,
+            count=terms,
+            which=settings.average_which,
+            every_steps=every,
+            state=state,
+            score=None if chosen is None else score,
+            report=lambda value: trainer.report({chosen.name: value} if chosen else {}),
+        )
+    if chosen is None:
+        return None
+    return KeepBest(run.best, metric=chosen.name, score=score, state=state, every_steps=every, report=trainer.report)
+
+
+def encode_by(encoder: SentenceTransformer) -> criteria.Encode:
+    """What a criterion asks: sentences to vectors."""
+
+    def encode(sentences: list[str]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = encoder.encode(sentences, batch_size=64, show_progress_bar=False)
+        return vectors
+
+    return encode
+
+
+def choose_weights(
+    keep: KeepBest | KeepForMean | None, chosen: Criterion | None, encoder: SentenceTransformer, trainer: SafeTrainer
+) -> Best | Mean | None:
+    """Put the weights that are kept into the encoder, and say which they are."""
+    module = trainer.module
+    if isinstance(keep, KeepForMean):
+        terms = keep.terms()
+        module.get_submodule("encoder").load_state_dict(mean_weights(terms))
+        score = None if chosen is None else chosen.score(encode_by(encoder))
+        steps = tuple(term.step for term in terms)
+        return Mean(steps=steps, score=score, metric=None if chosen is None else chosen.name)
+    best = None if keep is None else criteria.read_best(keep.path)
+    if keep is not None and best is not None:
+        module.load_state_dict(criteria.load_best(keep.path), strict=False)
+    else:
+        swap(module)
+    return best
+
+
+def save_model(
+    best: Best | Mean | None,
+    trainer: SafeTrainer,
+    encoder: SentenceTransformer,
+    networks: Networks,
+    run: RunFolder,
+    config: Config,
+) -> None:
+    """Write the model folder and mark the run as finished."""
+    networks.restore_pooler()
+    files = {"README.md": card.model_card(config, best, run.read_metrics()).encode()}
+    save_folder(encoder, run.folder, files)
+    if config.training.keep_discriminator:
+        run.save_training_state(trained_parts(trainer.saved_state()))
+    run.mark_finished()

@@ -1,0 +1,364 @@
+"""A bulk run that is killed anywhere ends as if it had not been; bad input and full disks lose nothing."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from filelock import FileLock
+
+from diffcse.encoding.bulk import BulkSettings, encode_file
+from diffcse.encoding.encode import EncodeSettings, bulk, encode
+from diffcse.encoding.sinks import as_dtype
+from diffcse.errors import UserError
+from diffcse.persistence.load import fingerprint, load_encoder
+from diffcse.text import stream as texts
+from diffcse.text.stream import open_texts
+from tests import tiny
+
+SMALL = EncodeSettings(normalize=True, chunk_sentences=7)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.save(tiny.encoder(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def model(folder):
+    return load_encoder(folder)
+
+
+@pytest.fixture
+def text(tmp_path):
+    return tiny.write_sentences(tmp_path / "text.txt", 50)
+
+
+def settings(**changes):
+    return BulkSettings(**{"encoding": SMALL, **changes})
+
+
+def lines(path):
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would: no handler of the code under test runs on it."""
+
+
+def killed_at(call, moment):
+    """A wrapper that lets `call` run `moment` times and then ends the run."""
+    left = [moment]
+
+    def wrapper(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return call(*args, **kwargs)
+
+    return wrapper
+
+
+def read(path):
+    if path.suffix == ".npy":
+        return np.load(path)
+    return np.array(pq.read_table(path)["vector"].to_pylist())
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_rows_are_the_vectors_of_the_lines(tmp_path, model, text, suffix, dtype):
+    output = tmp_path / f"out{suffix}"
+    counts = encode_file(str(text), output, lambda: model, settings(dtype=dtype))
+    exact = encode(model, lines(text), SMALL).vectors
+    assert counts.rows == 50
+    assert read(output).tolist() == as_dtype(exact, dtype).tolist()
+    assert not output.with_name(f"{output.name}.part").exists()
+    if suffix == ".parquet":
+        table = pq.read_table(output)
+        assert table["text"].to_pylist() == lines(text)
+        kind = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}[dtype]
+        assert table.schema.field("vector").type == pa.list_(kind, 16)
+    else:
+        assert np.load(output, mmap_mode="r").dtype == dtype
+
+
+def test_int8_keeps_cosines(model):
+    exact = encode(model, tiny.SENTENCES, SMALL).vectors
+    rough = as_dtype(exact, "int8").astype(np.float32)
+    rough /= np.linalg.norm(rough, axis=1, keepdims=True)
+    assert abs(rough @ rough.T - exact @ exact.T).max() < 0.01
+    assert as_dtype(np.zeros((1, 3), np.float32), "int8").tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+@pytest.mark.parametrize("moment", [0, 1, 2, 4, 7])
+@pytest.mark.parametrize("step", ["append", "sync", "write_whole", "finish", "rmtree"])
+def test_a_run_that_ends_anywhere_goes_on_to_the_same_file(tmp_path, model, text, monkeypatch, suffix, moment, step):
+    whole, output = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
+    encode_file(str(text), whole, lambda: model, settings())
+    sink = bulk.SINKS[suffix]
+    with monkeypatch.context() as patch:
+        if step == "write_whole":
+            patch.setattr(bulk, step, killed_at(bulk.write_whole, moment))
+        elif step == "rmtree":
+            patch.setattr(bulk.shutil, step, killed_at(bulk.shutil.rmtree, moment))
+        else:
+            patch.setattr(sink, step, killed_at(getattr(sink, step), moment))
+        try:
+            encode_file(str(text), output, lambda: model, settings())
+        except Killed:
+            assert output.with_name(f"{output.name}.part").exists()
+    if output.with_name(f"{output.name}.part").exists():
+        encode_file(str(text), output, lambda: model, settings())
+    assert output.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["text.txt", whole.name, output.name])
+
+
+def test_rows_written_after_the_last_sync_are_dropped(tmp_path, model, text, monkeypatch):
+    output, whole = tmp_path / "out.npy", tmp_path / "whole.npy"
+    encode_file(str(text), whole, lambda: model, settings())
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "write_whole", killed_at(bulk.write_whole, 3))
+        with pytest.raises(Killed):
+            encode_file(str(text), output, lambda: model, settings())
+    growing = tmp_path / "out.npy.part" / "vectors.npy"
+    with growing.open("ab") as file:
+        file.write(b"half a row")
+    seen = []
+    encode_file(
+        str(text), output, lambda: model, settings(), on_progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen[0] == (21, 50)  # two chunks of seven were safe
+    assert output.read_bytes() == whole.read_bytes()
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from diffcse.encoding.bulk import BulkSettings, encode_file
+from diffcse.persistence.load import load_encoder
+from diffcse.encoding.encode import EncodeSettings
+settings = BulkSettings(encoding=EncodeSettings(normalize=True, chunk_sentences=7))
+slow = lambda done, total: (print(done, flush=True), time.sleep(float(sys.argv[4])))
+encode_file(sys.argv[1], Path(sys.argv[2]), lambda: load_encoder(sys.argv[3]), settings, on_progress=slow)
+"""
+
+
+def test_a_process_killed_by_sigkill_loses_nothing_even_of_a_pipe(tmp_path, model, folder, text):
+    output = tmp_path / "out.npy"
+    command = [sys.executable, "-c", SCRIPT, "-", str(output), folder]
+    with text.open("rb") as source, subprocess.Popen([*command, "60"], stdin=source, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"7\n"
+        process.send_signal(signal.SIGKILL)
+    assert not output.exists()
+    assert json.loads((tmp_path / "out.npy.part" / "state.json").read_text())["rows"] == 7
+    with text.open("rb") as source:
+        done = subprocess.run([*command, "0"], stdin=source, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["14", "21", "28", "35", "42", "49", "50"]
+    np.testing.assert_allclose(np.load(output), encode(model, lines(text), SMALL).vectors, atol=1e-6)
+
+
+def interrupted(tmp_path, model, text, monkeypatch):
+    output = tmp_path / "out.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "write_whole", killed_at(bulk.write_whole, 3))
+        with pytest.raises(Killed):
+            encode_file(str(text), output, lambda: model, settings())
+    return output
+
+
+def test_another_text_is_noticed(tmp_path, model, text, monkeypatch):
+    output = interrupted(tmp_path, model, text, monkeypatch)
+    text.write_text(text.read_text().replace("cat", "dog", 1))
+    with pytest.raises(UserError, match=r"text\.txt must be the text that the interrupted run read; got another"):
+        encode_file(str(text), output, lambda: model, settings())
+
+
+def test_another_model_or_other_settings_are_noticed(tmp_path, model, text, monkeypatch):
+    output = interrupted(tmp_path, model, text, monkeypatch)
+    with pytest.raises(UserError, match="one of the same kind; got other dtype; use the same model and options"):
+        encode_file(str(text), output, lambda: model, settings(dtype="int8"))
+    other = load_encoder(tiny.save(tiny.encoder(seed=5), tmp_path / "other"))
+    with pytest.raises(UserError, match="one of the same kind; got other model"):
+        encode_file(str(text), output, lambda: other, settings())
+
+
+def test_two_processes_do_not_share_a_run(tmp_path, model, text):
+    work = tmp_path / "out.npy.part"
+    work.mkdir()
+    with (
+        FileLock(work / "lock"),
+        pytest.raises(UserError, match="must be used by one process; got another one at work"),
+    ):
+        encode_file(str(text), tmp_path / "out.npy", lambda: model, settings())
+
+
+def test_damaged_state_is_one_line(tmp_path, model, text, monkeypatch):
+    output = interrupted(tmp_path, model, text, monkeypatch)
+    (tmp_path / "out.npy.part" / "state.json").write_text("{")
+    with pytest.raises(UserError, match=r"state\.json must be as a run left it"):
+        encode_file(str(text), output, lambda: model, settings())
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_a_full_disk_loses_nothing(tmp_path, model, text, monkeypatch, suffix):
+    output = tmp_path / f"out{suffix}"
+    sink, appended = bulk.SINKS[suffix], []
+
+    def append(self, texts, vectors):
+        if len(appended) == 3:
+            raise OSError(28, os.strerror(28))
+        appended.append(len(texts))
+        return original(self, texts, vectors)
+
+    original = sink.append
+    with monkeypatch.context() as patch:
+        patch.setattr(sink, "append", append)
+        with pytest.raises(UserError, match=r"got No space left on device; make room .* goes on from row 21"):
+            encode_file(str(text), output, lambda: model, settings())
+    encode_file(str(text), output, lambda: model, settings())
+    assert len(read(output)) == 50
+
+
+def test_too_small_a_disk_is_told_before_the_first_chunk(tmp_path, model, text, monkeypatch):
+    monkeypatch.setattr(bulk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
+    with pytest.raises(UserError, match=r"must be on a disk with 3\.2 kB free; got 100 bytes"):
+        encode_file(str(text), tmp_path / "out.npy", lambda: model, settings())
+
+
+def test_packed_text_on_a_pipe_is_told(tmp_path):
+    (tmp_path / "pipe").write_bytes(gzip.compress(b"the cat\n"))
+    with pytest.raises(UserError, match="standard input must be UTF-8 text; got gzip data; unpack it: gunzip -c"):
+        list(texts.Pipe(tmp_path / "pipe").rows(("",), 100))
+    (tmp_path / "pipe").write_bytes(b"the cat\nthe dog")
+    assert list(texts.Pipe(tmp_path / "pipe").rows(("",), 100)) == [("the cat",), ("the dog",)]
+
+
+def test_a_run_that_fails_before_its_first_row_leaves_no_folder(tmp_path, model, text):
+    with torch.no_grad():
+        broken = load_encoder(tiny.save(tiny.encoder(), tmp_path / "broken"))
+        broken[0].model.embeddings.word_embeddings.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="sentence vectors must be finite"):
+        encode_file(str(text), tmp_path / "out.npy", lambda: broken, settings())
+    assert not (tmp_path / "out.npy.part").exists()
+
+
+def no_model():
+    raise AssertionError("the model was loaded before the input was checked")
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "match"),
+    [
+        ("text.txt", "out.csv", r"output .*out\.csv must be a file ending in \.npy or \.parquet; got \.csv"),
+        ("text.txt", "none/out.npy", "must be in an existing folder"),
+        ("text.txt", "old.npy", "must be a new file; got one that exists"),
+        ("none.txt", "out.npy", "must be an existing file"),
+        ("empty.txt", "out.npy", "must be a text with at least one line"),
+        ("cut.txt.gz", "out.npy", "must be a whole gzip file"),
+        ("pairs.csv", "out.npy", "must be read with one column; got sent0, sent1"),
+    ],
+)
+def test_bad_input_is_told_before_the_model_is_loaded(tmp_path, text, given, output, match):
+    (tmp_path / "old.npy").write_bytes(b"")
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(text.read_bytes())[:-20])
+    (tmp_path / "pairs.csv").write_text("sent0,sent1\na,b\n")
+    with pytest.raises(UserError, match=match):
+        encode_file(str(tmp_path / given), tmp_path / output, no_model, settings())
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root may write to")
+def test_read_only_folder(model, text):
+    match = "must be in a folder that you may write to|must be on a disk that can be written to"
+    with pytest.raises(UserError, match=match):
+        encode_file(str(text), Path("/proc/out.npy"), lambda: model, settings())
+
+
+def test_overwrite_replaces_only_at_the_end(tmp_path, model, text, monkeypatch):
+    output = tmp_path / "out.npy"
+    output.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "write_whole", killed_at(bulk.write_whole, 3))
+        with pytest.raises(Killed):
+            encode_file(str(text), output, lambda: model, settings(), overwrite=True)
+    assert output.read_bytes() == b"old"
+    encode_file(str(text), output, lambda: model, settings(), overwrite=True)
+    assert np.load(output).shape == (50, 16)
+
+
+def test_blank_lines_and_broken_bytes_keep_their_rows_and_are_counted(tmp_path, model):
+    path = tmp_path / "mixed.txt"
+    path.write_bytes(b"the cat\n\n \nthe \xff dog\r\nthe end")
+    counts = encode_file(str(path), tmp_path / "out.parquet", lambda: model, settings())
+    assert (counts.rows, counts.blank, counts.repaired) == (5, 2, 1)
+    assert pq.read_table(tmp_path / "out.parquet")["text"].to_pylist() == [
+        "the cat",
+        "",
+        " ",
+        "the \ufffd dog",
+        "the end",
+    ]
+
+
+def test_truncated_lines_are_counted(tmp_path, model, text):
+    encoding = EncodeSettings(normalize=True, max_tokens=5)
+    counts = encode_file(str(text), tmp_path / "out.npy", lambda: model, settings(encoding=encoding))
+    assert counts.truncated == sum(len(ids) > 5 for ids in tiny.tokenizer()(lines(text))["input_ids"])
+
+
+@pytest.mark.parametrize("name", ["text.csv", "text.jsonl", "text.parquet", "text.txt.gz"])
+def test_other_forms_of_the_same_text(tmp_path, model, text, name):
+    path, rows = tmp_path / name, lines(text)
+    if name.endswith(".csv"):
+        path.write_text("".join(f'"{row}"\n' for row in ["text", *rows]))
+    elif name.endswith(".jsonl"):
+        path.write_text("".join(json.dumps({"text": row, "id": 1}) + "\n" for row in rows))
+    elif name.endswith(".parquet"):
+        pq.write_table(pa.table({"text": rows}), path)
+    else:
+        path.write_bytes(gzip.compress(text.read_bytes()))
+    encode_file(str(path), tmp_path / "out.npy", lambda: model, settings())
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), encode(model, rows, SMALL).vectors, atol=1e-6)
+
+
+def test_blank_texts_can_be_left_out(tmp_path):
+    path = tmp_path / "mixed.txt"
+    path.write_text("a\n\n \nb\n")
+    assert list(open_texts(str(path), skip_blank=True)) == ["a", "b"]
+    assert open_texts(str(path), skip_blank=True).count() == 2
+
+
+def test_int8_needs_normalized_vectors():
+    with pytest.raises(UserError, match="int8 must be used with normalized vectors"):
+        BulkSettings(dtype="int8", encoding=EncodeSettings())
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path, model):
+    # The rows that are held at once are those of three chunks: one in the model, one ahead, one being read.
+    path = tiny.write_sentences(tmp_path / "long.txt", 700)
+    texts = open_texts(str(path))
+    reader = bulk._Reader(texts, bulk.Counts())
+    waiting, counts = [], bulk.Counts()
+    for encoded in bulk.encode_chunks(model, reader, SMALL):
+        waiting.append(len(reader.waiting))
+        _, counts = reader.take(counts, encoded)
+    assert counts.rows == 700
+    assert max(waiting) <= 3 * 7
+
+
+def test_fingerprint_knows_weights_pooling_and_length(tmp_path, model, folder):
+    same, averaged, short = load_encoder(folder), load_encoder(folder, pooler="avg"), load_encoder(folder)
+    short.max_seq_length = 10
+    other = load_encoder(tiny.save(tiny.encoder(seed=9), tmp_path / "other"))
+    assert fingerprint(same) == fingerprint(model)
+    assert len({fingerprint(each) for each in (model, averaged, short, other)}) == 4

@@ -1,0 +1,176 @@
+"""The Ray engine gives the rows and vectors of one machine, through the death of a worker and of the driver."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from diffcse.cli.encode import encode
+from diffcse.encoding.bulk import BulkSettings, encode_file
+from diffcse.encoding.encode import EncodeSettings, ray_workers
+from diffcse.errors import MissingExtra, UserError
+from diffcse.persistence.load import load_encoder
+from tests import tiny
+
+SETTINGS = BulkSettings(encoding=EncodeSettings(normalize=True, chunk_sentences=5))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.save(tiny.encoder(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def ray():
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'diffcse[ray]'")
+    pytest.importorskip("ray.data")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tiny.write_sentences(tmp_path / "text.txt", 303)
+    path.write_bytes(path.read_bytes() + b"\nthe \xff cat\n")  # a blank line, and bytes that are not UTF-8
+    return path
+
+
+def expected(text, folder, place):
+    encode_file(str(text), place / "one.parquet", lambda: load_encoder(folder), SETTINGS)
+    return pq.read_table(place / "one.parquet")
+
+
+def workers():
+    """Processes of Ray's workers that this test started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any("MapWorker" in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(tmp_path, ray, folder, text):
+    killed = []
+
+    def kill():
+        while not list((tmp_path / "out.part" / "parts").glob("*.parquet")):
+            time.sleep(0.005)
+        for process in workers():
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
+                killed.append(process.pid)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    seen = []
+    cluster = ray_workers.Cluster(workers=1)
+    counts = ray_workers.encode_on_ray(
+        str(text), tmp_path / "out", folder, SETTINGS, cluster=cluster, on_progress=lambda *done: seen.append(done)
+    )
+    thread.join(10)
+    assert killed, "the run ended before a worker could be killed"
+    assert seen[0] == (0, 305) and seen[-1] == (305, 305)
+    assert (counts.rows, counts.blank, counts.repaired) == (305, 1, 1)
+    ours, theirs = pq.read_table(tmp_path / "out"), expected(text, folder, tmp_path)
+    assert ours["text"].to_pylist() == theirs["text"].to_pylist()
+    vectors = [np.array(table["vector"].to_pylist(), dtype=np.float32) for table in (ours, theirs)]
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+    assert len(list((tmp_path / "out").iterdir())) == 61
+    assert not (tmp_path / "out.part").exists()
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would: no handler of the code under test runs on it."""
+
+
+def test_a_killed_driver_goes_on_with_the_parts_it_has(tmp_path, ray, folder, text):
+    def stop(done, total):
+        if done > 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS, on_progress=stop)
+    parts = tmp_path / "out.part" / "parts"
+    while workers():  # Ray's own, which finish what they have begun
+        time.sleep(0.1)
+    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
+    assert len(before) >= 4
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="must be one of the same kind; got other dtype"):
+        ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, BulkSettings(dtype="int8"))
+    counts = ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
+    assert {name: after[name] for name in before} == before
+    assert counts.rows == 305
+    assert pq.read_table(tmp_path / "out").equals(expected(text, folder, tmp_path))
+
+
+def test_a_workers_fault_is_one_line(tmp_path, ray, folder, text, monkeypatch):
+    monkeypatch.setattr(ray_workers, "fingerprint", lambda model: "of another model")
+    with pytest.raises(UserError, match="must be the same on all machines; got another one on a worker"):
+        ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS)
+
+
+def test_command_line(tmp_path, ray, folder, text):
+    app = typer.Typer()
+    app.command()(encode)
+    options = ["--model", folder, "--engine", "ray", "--workers", "1", "--dtype", "float16"]
+    done = CliRunner().invoke(app, [str(text), "-o", str(tmp_path / "out"), *options], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "305 texts; 1 blank; replaced bytes that are not UTF-8 in 1" in done.stderr
+    ours = np.array(pq.read_table(tmp_path / "out")["vector"].to_pylist())
+    theirs = np.array(expected(text, folder, tmp_path)["vector"].to_pylist())
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_another_text_is_refused(tmp_path, folder, text, monkeypatch):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'diffcse[ray]'")
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_workers, "_connected", killed)
+        with pytest.raises(Killed):
+            ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS)
+    text.write_text("another\n")
+    with pytest.raises(UserError, match="must be the text that the interrupted run read; got another"):
+        ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("out.npy", r"must be a folder for Parquet parts; got \.npy"),
+        ("no/out", "must be in an existing folder"),
+        ("there", "must be a new folder; got something that exists"),
+    ],
+)
+def test_bad_output(tmp_path, folder, text, name, match):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'diffcse[ray]'")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match=match):
+        ray_workers.encode_on_ray(str(text), tmp_path / name, folder, SETTINGS)
+
+
+def test_without_ray(tmp_path, folder, text, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"Ray must be installed; .*pip install 'diffcse\[ray\]'"):
+        ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS)
+
+
+def test_no_worker_at_all():
+    with pytest.raises(UserError, match="workers must be at least 1"):
+        ray_workers.Cluster(workers=0)

@@ -1,0 +1,106 @@
+"""Pre-training: batches without padding, the loss where something is predicted, a folder that loads."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from diffcse.errors import UserError
+from diffcse.method.masking import IGNORE
+from diffcse.pretraining.config import PretrainConfig
+from diffcse.pretraining.mlm import (
+    LengthBatches,
+    MaskedBatches,
+    MaskedLanguageModel,
+    build_model,
+    join_some,
+    pretrain,
+    tokenise_lines,
+    train_tokenizer,
+)
+from tests import tiny
+
+SMALL = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 32, "vocab_size": 120, "batch_tokens": 64}
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return tiny.write_sentences(tmp_path_factory.mktemp("text") / "t.txt", 200).read_text().splitlines()
+
+
+def test_batches_hold_one_length_and_every_example_once(lines: list[str]) -> None:
+    lengths = np.array([len(line.split()) for line in lines])
+    order = LengthBatches(lengths, batch_tokens=40, seed=1)
+    batches = list(order)
+    assert len(batches) == len(order)
+    assert sorted(i for batch in batches for _, i in batch) == list(range(len(lines)))
+    for batch in batches:
+        sizes = {int(lengths[i]) for _, i in batch}
+        assert len(sizes) == 1
+        assert len(batch) * sizes.pop() <= 40
+    assert list(order) == batches
+    order.set_epoch(1)
+    assert [b for b in order] != batches
+
+
+def test_loss_is_that_of_transformers_own_head(lines: list[str]) -> None:
+    config = PretrainConfig(**SMALL)
+    tokenizer = train_tokenizer(lines, config.vocab_size)
+    model = build_model(config, tokenizer).eval()
+    data = tokenise_lines(lines, tokenizer, 128)
+    batch = next(iter(LengthBatches(data.lengths, 400, 0)))
+    inputs = MaskedBatches(tokenizer, config)([data[key] for key in batch])
+    whole = model(input_ids=inputs["input_ids"], labels=inputs["labels"])
+    got = MaskedLanguageModel(model)(**inputs)
+    assert float(got["loss"].detach()) == pytest.approx(float(whole.loss.detach()), abs=1e-5)
+    chosen = inputs["labels"] != IGNORE
+    right = (whole.logits.argmax(-1) == inputs["labels"])[chosen].float().mean()
+    assert float(got["accuracy"]) == pytest.approx(float(right))
+
+
+def test_a_batch_with_nothing_to_predict_has_loss_0(lines: list[str]) -> None:
+    tokenizer = train_tokenizer(lines, 120)
+    module = MaskedLanguageModel(build_model(PretrainConfig(**SMALL), tokenizer))
+    got = module(torch.tensor([[2, 5, 3]]), torch.full((1, 3), IGNORE))
+    assert float(got["loss"].detach()) == 0
+    assert float(got["accuracy"]) == 0
+
+
+def test_tokenizer_is_that_of_bert_uncased(lines: list[str]) -> None:
+    tokenizer = train_tokenizer(lines, 120)
+    ids = tokenizer("The CAT sat.")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "the", "cat", "sat", ".", "[SEP]"]
+    assert len(tokenizer) <= 120
+
+
+def test_joined_text_loses_no_word(lines: list[str]) -> None:
+    assert " ".join(join_some(lines)).split() == " ".join(lines).split()
+
+
+def test_model_folder_loads_and_learnt_something_and_longer_runs_go_on(lines: list[str], tmp_path: Path) -> None:
+    config = PretrainConfig(**SMALL, total_tokens=64 * 150, learning_rate=5e-3, held_out=40)
+    result = pretrain(lines, tmp_path / "m", config)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
+    assert result.loss < math.log(len(tokenizer)) - 0.5
+    assert result.tokens > 30
+    assert model.config.hidden_dropout_prob == 0.1
+    assert (tmp_path / "m" / "held_out.json").is_file()
+    with pytest.raises(UserError, match="a finished run"):
+        pretrain(lines, tmp_path / "m", config)
+    longer = PretrainConfig(**{**SMALL, "total_tokens": 64 * 200, "learning_rate": 5e-3, "held_out": 40})
+    pretrain(lines, tmp_path / "m", longer)
+    steps = [line for line in (tmp_path / "m" / "metrics.jsonl").read_text().splitlines() if '"step": 200' in line]
+    assert steps
+    with pytest.raises(UserError, match="other settings"):
+        pretrain(lines, tmp_path / "m", PretrainConfig(**{**SMALL, "seed": 5, "held_out": 40}))
+
+
+def test_too_little_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="text must be more than 2000 sentences"):
+        pretrain(["one sentence"], tmp_path / "m", PretrainConfig(**SMALL))

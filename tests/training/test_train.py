@@ -1,0 +1,269 @@
+"""Whole runs through the command line on tiny networks: kill and resume, two processes, determinism, what is saved."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from diffcse.config import build
+from diffcse.errors import UserError
+from diffcse.text.dataset import read_texts
+from diffcse.training.networks import load_networks
+from diffcse.training.run_folder import RunFolder
+from diffcse.training.train import train
+from tests import tiny
+
+SETTINGS = {
+    "batch_size": 8,
+    "max_steps": 12,
+    "save_every_steps": 3,
+    "eval_every_steps": 4,
+    "log_every_steps": 2,
+    "learning_rate": 1e-3,
+    "lambda_weight": 0.1,
+    "keep_discriminator": True,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("networks")
+    for name, dropout in (("dropout", 0.1), ("exact", 0.0)):
+        tiny.save(tiny.mlm("bert", seed=0, dropout=dropout), folder / f"encoder-{name}")
+        tiny.save(tiny.mlm("distilbert", dropout=dropout), folder / f"generator-{name}")
+    tiny.write_sentences(folder / "text.txt", 64)
+    return folder
+
+
+def command(place: Path, output: Path, *, dropout: bool = True, **more: object) -> list[str]:
+    kind = "dropout" if dropout else "exact"
+    settings = {
+        **SETTINGS,
+        "encoder": place / f"encoder-{kind}",
+        "generator": place / f"generator-{kind}",
+        "cache": place / "cache",
+        **more,
+    }
+    options = []
+    for name, value in settings.items():
+        flag = f"--{name.replace('_', '-')}"
+        options += [flag] if value is True else [flag, str(value)]
+    return ["train", str(place / "text.txt"), "-o", str(output), *options]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run(arguments: list[str], *, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable, "-m", "diffcse"]
+    if processes > 1:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        start += ["-m", "diffcse"]
+    return subprocess.run([*start, *arguments], env=environment(), capture_output=True, text=True, timeout=240)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    trained = load_file(folder / "training" / "model.safetensors")
+    return {**load_file(folder / "model.safetensors"), **{f"training.{k}": v for k, v in trained.items()}}
+
+
+# Parameters whose true gradient is zero drift by rounding: a key bias moves all logits of a row alike, and BatchNorm
+# takes away any constant before it, which the last LayerNorm's bias is (its mean then keeps what the bias did).
+NO_GRADIENT = ("key.bias", "layer.1.output.LayerNorm.bias", "projector.1.running_mean")
+
+
+def assert_same(first: Path, second: Path, atol: float = 0.0) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        if atol and name.removeprefix("training.").endswith(NO_GRADIENT):
+            continue
+        if atol:
+            torch.testing.assert_close(value, b[name], atol=atol, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+        else:
+            assert torch.equal(value, b[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    done = run(command(place, place / "whole"))
+    assert done.returncode == 0, done.stderr
+    return place / "whole"
+
+
+def test_the_folder_is_a_sentence_transformer_with_its_settings(place: Path, whole: Path) -> None:
+    model = SentenceTransformer(str(whole), device="cpu")
+    vectors = model.encode(tiny.SENTENCES)
+    assert vectors.shape == (len(tiny.SENTENCES), 16)
+    assert [type(module).__name__ for module in model] == ["Transformer", "Pooling"]
+    about = json.loads((whole / "diffcse.json").read_text())
+    assert about["finished"]
+    assert about["settings"]["training"]["batch_size"] == 8
+    assert "DiffCSE" in (whole / "README.md").read_text()
+    assert not (whole / "checkpoints").exists()
+    start = SentenceTransformer(str(place / "encoder-dropout"), device="cpu").encode(tiny.SENTENCES)
+    assert not np.allclose(start, vectors, atol=1e-3)
+
+
+def test_metrics_hold_every_figure(whole: Path) -> None:
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    training = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in training] == [2, 4, 6, 8, 10, 12]
+    wanted = {"loss", "contrastive", "rtd", "positive_cosine", "negative_cosine", "replaced_share", "replaced_accuracy"}
+    wanted |= {"original_accuracy", "learning_rate", "grad_norm", "sentences_per_second"}
+    for line in training:
+        assert wanted <= line.keys()
+        assert line["loss"] == pytest.approx(line["contrastive"] + 0.1 * line["rtd"], abs=1e-4)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_same_command_gives_the_same_bits(place: Path, whole: Path, tmp_path: Path, workers: int) -> None:
+    done = run(command(place, tmp_path / "again", data_workers=workers))
+    assert done.returncode == 0, done.stderr
+    assert_same(whole, tmp_path / "again")
+
+
+@pytest.mark.parametrize("after", [1, 4, 7, 10])
+def test_killed_and_resumed_gives_the_same_bits(place: Path, whole: Path, tmp_path: Path, after: int) -> None:
+    output = tmp_path / "killed"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "diffcse", *command(place, output)],
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    _wait_for_step(output, after, child)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not json.loads((output / "diffcse.json").read_text())["finished"]
+    # A checkpoint that the kill cut short must not be picked up.
+    broken = output / "checkpoints" / "checkpoint-11"
+    broken.mkdir(exist_ok=True)
+    (broken / "model.safetensors").write_bytes(b"half")
+    done = run(command(place, output))
+    assert done.returncode == 0, done.stderr
+    assert_same(whole, output)
+
+
+def _wait_for_step(output: Path, step: int, child: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until and child.poll() is None:
+        lines = (output / "metrics.jsonl").read_text().splitlines() if (output / "metrics.jsonl").exists() else []
+        seen = [json.loads(line)["step"] for line in lines if line.endswith("}")]
+        if (step < 2 and (output / "metrics.jsonl").exists()) or (seen and max(seen) >= step):
+            return
+        time.sleep(0.002)
+    raise AssertionError("the run ended before it could be killed")
+
+
+def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "stopped"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "diffcse", *command(place, output)],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for_step(output, 4, child)
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=120)
+    assert child.returncode == 130
+    assert "the same command goes on" in told
+    assert "Traceback" not in told
+    assert run(command(place, output)).returncode == 0
+    assert_same(whole, output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("average", "decay", "rows"), [("padded", 0.0, 0), ("real", 0.9, 3)])
+def test_two_processes_equal_one(place: Path, tmp_path: Path, average: str, decay: float, rows: int) -> None:
+    for processes in (1, 2):
+        output = tmp_path / f"of-{processes}"
+        options = {"rtd_average": average, "ema_decay": decay, "rows_at_once": rows}
+        done = run(command(place, output, dropout=False, **options), processes=processes)
+        assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "of-1", tmp_path / "of-2", atol=2e-5)
+    losses = [
+        [
+            json.loads(line)["contrastive"]
+            for line in (tmp_path / f"of-{n}" / "metrics.jsonl").read_text().splitlines()
+            if "contrastive" in line
+        ]
+        for n in (1, 2)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_best_checkpoint_is_kept_by_the_label_free_criterion(place: Path, tmp_path: Path) -> None:
+    done = run(command(place, tmp_path / "best", select_by="label-free"))
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "best" / "metrics.jsonl").read_text().splitlines()]
+    scores = {line["step"]: line["label_free"] for line in lines if "label_free" in line}
+    assert sorted(scores) == [4, 8, 12]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10, 12]
+    best = max(scores, key=lambda step: scores[step])
+    assert f"step {best}," in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 100}, "batch_size must be at most the number of sentences"),
+        ({"encoder": "no-such-folder/x"}, "no-such-folder/x"),
+        ({"precision": "fp16"}, "precision must be fp32 or bf16 on a CPU"),
+        ({"temperature": 0}, "temperature must be greater than 0"),
+        ({"preset": "bert"}, "preset must be one of"),
+        ({"select_by": "stsb"}, "select_by stsb must be given with STS-B dev data"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(place: Path, tmp_path: Path, change: dict[str, object], words: str) -> None:
+    done = run(command(place, tmp_path / "bad", **change))
+    assert done.returncode == 2, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("diffcse: ")]
+    assert len(told) == 1
+    assert words in told[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_generator_of_another_vocabulary_is_refused_before_anything_else(place: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    tiny.mlm("distilbert").save_pretrained(other)
+    vocabulary = {**tiny.VOCABULARY, "cat": tiny.VOCABULARY["dog"], "dog": tiny.VOCABULARY["cat"]}
+    type(tiny.tokenizer())(vocab=vocabulary, do_lower_case=True).save_pretrained(other)
+    config = build(encoder=str(place / "encoder-exact"), generator=str(other))
+    with pytest.raises(UserError, match=r"vocabulary of encoder .* 4 \(token, id\) pairs in only one"):
+        load_networks(config)
+
+
+def test_other_text_is_not_resumed_on(place: Path, tmp_path: Path) -> None:
+    networks = {"encoder": str(place / "encoder-exact"), "generator": str(place / "generator-exact")}
+    config = build(**networks, batch_size=8, max_steps=2)
+    text = tiny.write_sentences(tmp_path / "t.txt", 32)
+    run = RunFolder.claim(tmp_path / "m", config.as_dict(), [str(text)])
+    run.check_text(read_texts([text], cache_dir=tmp_path / "c")[0])
+    tiny.write_sentences(text, 33)
+    with pytest.raises(UserError, match="an interrupted run on this text; got one on other text"):
+        train([text], tmp_path / "m", config, cache_dir=tmp_path / "c")
+
+
+def test_an_output_folder_with_something_else_is_left_alone(place: Path, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("years of work")
+    config = build(encoder=str(place / "encoder-exact"), generator=str(place / "generator-exact"))
+    with pytest.raises(UserError, match="new or empty"):
+        train([place / "text.txt"], tmp_path / "taken", config)
+    with pytest.raises(UserError, match="a finished run"):
+        train([place / "text.txt"], whole, config)
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.txt"]
