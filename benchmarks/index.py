@@ -32,7 +32,7 @@ from rich.table import Table
 from diffcse.encoding.bulk import BulkSettings, encode_file
 from diffcse.encoding.encode import EncodeSettings, Vectors
 from diffcse.errors import UserError
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint, load_encoder
 from diffcse.search.index import SentenceIndex, add_to_index, create_index
 from diffcse.text.stream import open_texts
@@ -81,7 +81,7 @@ def main() -> None:
     Console().print(_table(figures))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.json, (json.dumps(figures, indent=1) + "\n").encode())
+        write_atomic(options.json, (json.dumps(figures, indent=1) + "\n").encode())
 
 
 def prepare(options: argparse.Namespace, notes: Console) -> Prepared:
@@ -195,7 +195,7 @@ def _head(source: Path, target: Path, count: int) -> Path:
         lines = list(islice(open_texts(str(source), skip_blank=True), count))
         if len(lines) < count:
             raise UserError(f"{source}", f"a text of at least {count:,} lines", f"{len(lines):,}", "ask for fewer")
-        write_whole(target, "".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
+        write_atomic(target, "".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
     return target
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 from diffcse.sweeps.report import describe
 from diffcse.sweeps.results import Results
 
@@ -26,7 +26,7 @@ def main(folder: Path, name: str) -> None:
             if row not in rows:  # the same run made twice, by two versions of the package
                 rows.append(row)
     target = Path(__file__).parent / "results" / f"results-{name}.json"
-    write_whole(target, (json.dumps(rows, indent=1) + "\n").encode())
+    write_atomic(target, (json.dumps(rows, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

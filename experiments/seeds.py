@@ -23,7 +23,7 @@ from diffcse.config import BUNDLED, build
 from diffcse.encoding.encode import encode
 from diffcse.evaluation.criterion import stsb_dev
 from diffcse.evaluation.suite import evaluate, plan, select
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 from diffcse.persistence.load import load_encoder
 from diffcse.training.networks import resolve
 from diffcse.training.run_folder import is_finished
@@ -53,7 +53,7 @@ def main() -> None:
             used["model"]["encoder"] = Path(args.encoder).name  # a results file names no place on a disk
             row = {"run": f"{objective}, {args.name}", "seed": seed, "settings": used}
             results.append({**row, **scores(folder, args.senteval, None)})
-            write_whole(args.output / f"results-{args.name}.json", (json.dumps(results, indent=1) + "\n").encode())
+            write_atomic(args.output / f"results-{args.name}.json", (json.dumps(results, indent=1) + "\n").encode())
     Console(width=130).print(table(results))
 
 

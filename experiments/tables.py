@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "experiments.md"
@@ -43,7 +43,7 @@ def main() -> int:
     after = filled(before)
     if parser.parse_args().check:
         return int(before != after)
-    write_whole(DOCUMENT, after.encode())
+    write_atomic(DOCUMENT, after.encode())
     return 0
 
 

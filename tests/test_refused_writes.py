@@ -16,7 +16,7 @@ import pytest
 
 from diffcse import cli
 from diffcse.search.index import SentenceIndex
-from diffcse.training.train import train as training
+from diffcse.training import train as training
 from diffcse.training.trainer import SafeTrainer
 from tests import tiny
 

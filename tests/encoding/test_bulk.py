@@ -15,8 +15,9 @@ import pytest
 import torch
 from filelock import FileLock
 
+from diffcse.encoding import bulk
 from diffcse.encoding.bulk import BulkSettings, encode_file
-from diffcse.encoding.encode import EncodeSettings, bulk, encode
+from diffcse.encoding.encode import EncodeSettings, encode
 from diffcse.encoding.sinks import as_dtype
 from diffcse.errors import UserError
 from diffcse.persistence.load import fingerprint, load_encoder
@@ -101,14 +102,14 @@ def test_int8_keeps_cosines(model):
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
 @pytest.mark.parametrize("moment", [0, 1, 2, 4, 7])
-@pytest.mark.parametrize("step", ["append", "sync", "write_whole", "finish", "rmtree"])
+@pytest.mark.parametrize("step", ["append", "sync", "write_atomic", "finish", "rmtree"])
 def test_a_run_that_ends_anywhere_goes_on_to_the_same_file(tmp_path, model, text, monkeypatch, suffix, moment, step):
     whole, output = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
     encode_file(str(text), whole, lambda: model, settings())
     sink = bulk.SINKS[suffix]
     with monkeypatch.context() as patch:
-        if step == "write_whole":
-            patch.setattr(bulk, step, killed_at(bulk.write_whole, moment))
+        if step == "write_atomic":
+            patch.setattr(bulk, step, killed_at(bulk.write_atomic, moment))
         elif step == "rmtree":
             patch.setattr(bulk.shutil, step, killed_at(bulk.shutil.rmtree, moment))
         else:
@@ -127,7 +128,7 @@ def test_rows_written_after_the_last_sync_are_dropped(tmp_path, model, text, mon
     output, whole = tmp_path / "out.npy", tmp_path / "whole.npy"
     encode_file(str(text), whole, lambda: model, settings())
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "write_whole", killed_at(bulk.write_whole, 3))
+        patch.setattr(bulk, "write_atomic", killed_at(bulk.write_atomic, 3))
         with pytest.raises(Killed):
             encode_file(str(text), output, lambda: model, settings())
     growing = tmp_path / "out.npy.part" / "vectors.npy"
@@ -170,7 +171,7 @@ def test_a_process_killed_by_sigkill_loses_nothing_even_of_a_pipe(tmp_path, mode
 def interrupted(tmp_path, model, text, monkeypatch):
     output = tmp_path / "out.npy"
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "write_whole", killed_at(bulk.write_whole, 3))
+        patch.setattr(bulk, "write_atomic", killed_at(bulk.write_atomic, 3))
         with pytest.raises(Killed):
             encode_file(str(text), output, lambda: model, settings())
     return output
@@ -288,7 +289,7 @@ def test_overwrite_replaces_only_at_the_end(tmp_path, model, text, monkeypatch):
     output = tmp_path / "out.npy"
     output.write_bytes(b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "write_whole", killed_at(bulk.write_whole, 3))
+        patch.setattr(bulk, "write_atomic", killed_at(bulk.write_atomic, 3))
         with pytest.raises(Killed):
             encode_file(str(text), output, lambda: model, settings(), overwrite=True)
     assert output.read_bytes() == b"old"

@@ -15,8 +15,9 @@ import typer
 from typer.testing import CliRunner
 
 from diffcse.cli.encode import encode
+from diffcse.encoding import ray_workers
 from diffcse.encoding.bulk import BulkSettings, encode_file
-from diffcse.encoding.encode import EncodeSettings, ray_workers
+from diffcse.encoding.encode import EncodeSettings
 from diffcse.errors import MissingExtra, UserError
 from diffcse.persistence.load import load_encoder
 from tests import tiny

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from diffcse.encoding import bulk
 from diffcse.encoding.bulk import BulkSettings
-from diffcse.encoding.encode import EncodeSettings, bulk, encode
+from diffcse.encoding.encode import EncodeSettings, encode
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from diffcse.search import build as indexing
@@ -54,13 +55,13 @@ def test_index_and_add(tmp_path, model, text):
 
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize("moment", [0, 1, 3])
-@pytest.mark.parametrize("step", ["run", "write_whole", "create_index", "add_to_index", "rmtree"])
+@pytest.mark.parametrize("step", ["run", "write_atomic", "create_index", "add_to_index", "rmtree"])
 def test_a_run_that_ends_anywhere_goes_on(tmp_path, model, text, monkeypatch, add, moment, step):
     folder, first = tmp_path / "index", tmp_path / "first.txt"
     first.write_text("the first\n")
     if add:
         index(model, first, folder)
-    where = {"write_whole": bulk, "rmtree": indexing.shutil}.get(step, indexing)
+    where = {"write_atomic": bulk, "rmtree": indexing.shutil}.get(step, indexing)
     with monkeypatch.context() as patch:
         patch.setattr(where, step, killed_at(getattr(where, step), moment))
         try:

@@ -121,7 +121,7 @@ def kill(*args, **kwargs):
     raise Killed
 
 
-STEPS = ["_graph", "_write_sentences", "_write_vectors", "sync", "Part.of", "write_whole"]
+STEPS = ["_graph", "_write_sentences", "_write_vectors", "sync", "Part.of", "write_atomic"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -132,7 +132,7 @@ def test_a_kill_while_adding_leaves_the_old_index_and_the_next_try_works(tmp_pat
     with monkeypatch.context() as patch:
         if step == "Part.of":
             patch.setattr(index_module.Part, "of", kill)
-        elif step == "write_whole":
+        elif step == "write_atomic":
             patch.setattr(index_manifest, step, kill)
         else:
             patch.setattr(index_module, step, kill)
@@ -152,7 +152,7 @@ def test_a_kill_while_creating_leaves_no_index_and_the_next_try_works(tmp_path, 
         if step == "Part.of":
             patch.setattr(index_module.Part, "of", kill)
         else:
-            patch.setattr(index_manifest if step == "write_whole" else index_module, step, kill)
+            patch.setattr(index_manifest if step == "write_atomic" else index_module, step, kill)
         with pytest.raises(Killed):
             create(folder, array)
     with pytest.raises(UserError, match=r"must be an index folder; got no manifest\.json in it"):

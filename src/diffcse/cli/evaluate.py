@@ -216,10 +216,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write results whole or not at all."""
     import json
 
-    from diffcse.files import write_whole
+    from diffcse.files import write_atomic
 
     try:
-        write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:
         do = "choose another place"
         raise UserError(f"--json {path}", "a file that can be written", error.strerror, do) from error

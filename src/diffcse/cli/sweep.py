@@ -191,11 +191,11 @@ def _write_json(path: Path, metric: str, found: Sequence[Group], compared: Seque
     import dataclasses
     import json
 
-    from diffcse.files import write_whole
+    from diffcse.files import write_atomic
 
     rows = [{"name": group.name, **dataclasses.asdict(group)} for group in found]
     content = {"metric": metric, "settings": rows, "compared": [dataclasses.asdict(pair) for pair in compared]}
-    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def groups_table(found: Sequence[Group], metric: str, published: dict[str, float] | None) -> Any:

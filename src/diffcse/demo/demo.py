@@ -13,9 +13,10 @@ from sentence_transformers import SentenceTransformer
 from diffcse.config import BUNDLED, build
 from diffcse.encoder import DiffCSE
 from diffcse.errors import UserError
-from diffcse.files import write_whole
+from diffcse.evaluation.retrieval import RetrievalScores, retrieval
+from diffcse.files import write_atomic
 from diffcse.persistence.load import load_encoder
-from diffcse.text.docstrings import DocText, RetrievalScores, collect, retrieval
+from diffcse.text.docstrings import DocText, collect
 from diffcse.training.networks import resolve
 from diffcse.training.run_folder import is_finished
 from diffcse.training.train import train
@@ -57,7 +58,7 @@ def demo(folder: Path, *, steps: int, seed: int, console: Console) -> DemoResult
     """
     text = documentation(folder, console)
     lines = folder / "sentences.txt"
-    write_whole(lines, "".join(f"{sentence}\n" for sentence in text.sentences).encode())
+    write_atomic(lines, "".join(f"{sentence}\n" for sentence in text.sentences).encode())
     scores = {"before: mean of token vectors": retrieval(load_encoder(resolve(BUNDLED), pooler="avg"), text.pairs)}
     for objective, name in (("simcse", "SimCSE"), ("diffcse", "DiffCSE")):
         trained = run(objective, lines, folder, steps, seed, console)

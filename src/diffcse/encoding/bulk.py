@@ -26,7 +26,7 @@ from sentence_transformers import SentenceTransformer
 from diffcse.encoding.encode import Encoded, EncodeSettings, Forward, encode_chunks
 from diffcse.encoding.sinks import SINKS, DType, Sink
 from diffcse.errors import UserError
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint
 from diffcse.text.stream import Texts, open_texts, repaired
 
@@ -296,7 +296,7 @@ def begin(work: Path, description: dict[str, Any], settings: BulkSettings) -> Co
     path = work / "job.json"
     if not path.exists():
         with saying_what_to_do(work, 0):
-            write_whole(path, json.dumps(wanted).encode())
+            write_atomic(path, json.dumps(wanted).encode())
         return load_counts(work)
     found = json.loads(path.read_text(encoding="utf-8"))
     differing = [name for name in wanted if found.get(name) != wanted[name]]
@@ -307,7 +307,7 @@ def begin(work: Path, description: dict[str, Any], settings: BulkSettings) -> Co
 
 
 def _save(work: Path, counts: Counts) -> None:
-    write_whole(work / "state.json", json.dumps(dataclasses.asdict(counts)).encode())
+    write_atomic(work / "state.json", json.dumps(dataclasses.asdict(counts)).encode())
 
 
 def _check_disk(work: Path, model: SentenceTransformer, settings: BulkSettings, rows: int, total: int | None) -> None:

@@ -32,7 +32,7 @@ from diffcse.encoding.bulk import BulkSettings, Counts, Progress, begin, exclusi
 from diffcse.encoding.encode import chunks, encode
 from diffcse.encoding.sinks import ParquetSink
 from diffcse.errors import MissingExtra, UserError
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint, load_encoder
 from diffcse.text.stream import STDIN, Texts, open_texts, repaired
 
@@ -197,7 +197,7 @@ def _cut(texts: Texts, work: Path, settings: BulkSettings) -> list[int]:
             rows.append(len(group))
         if not rows:
             raise UserError(texts.name, "a text with at least one line", "an empty file", "give another file")
-        write_whole(note, json.dumps({"identity": identity, "rows": rows}).encode())
+        write_atomic(note, json.dumps({"identity": identity, "rows": rows}).encode())
     return rows
 
 

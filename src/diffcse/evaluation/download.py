@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from diffcse import __version__
 from diffcse.errors import UserError
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 
 _TIMEOUT_SECONDS = 30
 _BLOCK_BYTES = 1 << 18
@@ -200,7 +200,7 @@ class _Part:
             raise UserError(str(self.path), rule, f"{free / 1e6:.0f} MB", "free some space or choose another folder")
         if not start:
             self.remove()
-            write_whole(self.about, json.dumps(asdict(version)).encode())
+            write_atomic(self.about, json.dumps(asdict(version)).encode())
         return self.path.open("ab")
 
     def remove(self) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Protocol
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from diffcse import __version__
 from diffcse.config import BUNDLED, Config
-from diffcse.training.criteria import Best
-from diffcse.training.keep_weights import Mean
 
 CITATION = """@inproceedings{chuang2022diffcse,
   title = {{DiffCSE}: Difference-based Contrastive Learning for Sentence Embeddings},
@@ -22,7 +20,25 @@ CITATION = """@inproceedings{chuang2022diffcse,
 """The paper, as BibTeX."""
 
 
-def model_card(config: Config, kept: Best | Mean | None, metrics: list[dict[str, Any]]) -> str:
+class Kept(Protocol):
+    """The weights that a run kept, and why."""
+
+    @property
+    def metric(self) -> str | None:
+        """What they were chosen by."""
+        ...
+
+    @property
+    def score(self) -> float | None:
+        """Its value."""
+        ...
+
+    def describe(self) -> str:
+        """A few words for the card."""
+        ...
+
+
+def model_card(config: Config, kept: Kept | None, metrics: list[dict[str, Any]]) -> str:
     """README.md of a trained model.
 
     Args:
@@ -42,7 +58,7 @@ def model_card(config: Config, kept: Best | Mean | None, metrics: list[dict[str,
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{_body(name, config, kept, metrics)}"))
 
 
-def _results(kept: Best | Mean | None) -> list[EvalResult] | None:
+def _results(kept: Kept | None) -> list[EvalResult] | None:
     if kept is None or kept.metric != "stsb":
         return None
     result = EvalResult(
@@ -58,10 +74,10 @@ def _results(kept: Best | Mean | None) -> list[EvalResult] | None:
     return [result]
 
 
-def _body(name: str, config: Config, kept: Best | Mean | None, metrics: list[dict[str, Any]]) -> str:
+def _body(name: str, config: Config, kept: Kept | None, metrics: list[dict[str, Any]]) -> str:
     last: dict[str, Any] = next((line for line in reversed(metrics) if "loss" in line), {})
     weights = "the last step" if kept is None else kept.describe()
-    if isinstance(kept, Mean) and config.training.ema_decay:
+    if kept is not None and config.training.average_checkpoints and config.training.ema_decay:
         weights += "; each the moving average at that step"
     return f"""
 # {name} sentence encoder

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from diffcse.errors import UserError
 from diffcse.evaluation.tasks import ALL_TASKS, STS_TASKS
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 
 _NAMES = {"STSBenchmark": "STS-B", "SICKRelatedness": "SICK-R"}
 _MEASURES = {
@@ -49,7 +49,7 @@ def update_card(folder: Path, results: dict[str, Any]) -> None:
     data.eval_results = sorted(kept + found, key=_order)
     data.model_name = data.model_name or folder.resolve().name
     try:
-        write_whole(path, str(card).encode())
+        write_atomic(path, str(card).encode())
     except OSError as error:
         raise UserError(f"--card {path}", "a file that can be written", error.strerror, "check the folder") from error
 

@@ -16,7 +16,7 @@ from typing import Any
 from diffcse.errors import UserError
 from diffcse.evaluation.suite import group_tasks
 from diffcse.evaluation.tasks import GROUPS, HEADLINE, Group
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 from diffcse.reports import figures
 from diffcse.reports.figures import Picture, Run
 from diffcse.reports.page import Element, element, html, picture, printable, row, table
@@ -152,12 +152,12 @@ def write_report(report: Report, output: Path, folder: Path | None = None) -> No
         rule, do = "as diffcse evaluate --json writes them", "evaluate again with this version"
         raise UserError("the results", rule, f"{type(error).__name__}: {error}", do) from error
     try:
-        write_whole(output, content)
+        write_atomic(output, content)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             for one in (one for group in pictures.values() for one in group):
-                write_whole(folder / f"{one.name}.svg", figures.to_svg(one))
-                write_whole(folder / f"{one.name}.png", figures.to_png(one))
+                write_atomic(folder / f"{one.name}.svg", figures.to_svg(one))
+                write_atomic(folder / f"{one.name}.png", figures.to_png(one))
     except OSError as error:
         do = "choose another place"
         raise UserError(str(error.filename or output), "a place that can be written", error.strerror, do) from error

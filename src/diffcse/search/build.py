@@ -23,7 +23,7 @@ from diffcse.encoding.bulk import (
 )
 from diffcse.encoding.encode import Vectors
 from diffcse.encoding.sinks import ParquetSink
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint
 from diffcse.search.index import add_to_index, check_model, check_new, create_index
 from diffcse.search.manifest import BUILDING, NAME, Manifest, read_manifest
@@ -108,7 +108,7 @@ def _building(folder: Path, work: Path, generation: int) -> Iterator[None]:
         folder.mkdir(exist_ok=True)
     with exclusive(work), tidy_if_nothing_done(work):
         with saying_what_to_do(work, load_counts(work).rows):
-            write_whole(work / _GENERATION, str(generation).encode())
+            write_atomic(work / _GENERATION, str(generation).encode())
         yield
 
 

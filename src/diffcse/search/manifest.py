@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcse.errors import UserError
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 
 NAME, LOCK, BUILDING = "manifest.json", ".lock", "building"
 _FORMAT = "diffcse-index"
@@ -81,7 +81,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Make this the folder's content, in one step, and remove what no longer counts."""
         content = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(self)}
-        write_whole(folder / NAME, json.dumps(content, indent=1).encode())
+        write_atomic(folder / NAME, json.dumps(content, indent=1).encode())
         for path in folder.iterdir():
             if _FILE.fullmatch(path.name) and path.name not in self.files():
                 path.unlink()

@@ -24,7 +24,7 @@ from typing import Any
 
 from diffcse.config import Config, build
 from diffcse.errors import UserError
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 from diffcse.sweeps.results import Results
 from diffcse.training.run_folder import is_finished
 
@@ -224,7 +224,7 @@ class _Children:
             return 0.0, "stopped"
         place.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "logs" / f"{run.name}.toml"
-        write_whole(settings, as_toml(run.config).encode())
+        write_atomic(settings, as_toml(run.config).encode())
         command = [sys.executable, "-m", "diffcse", "train", *self.sweep.text, "--output", str(place)]
         command += ["--settings", str(settings), "--cache", str(self.folder / "cache")]
         command += ["--senteval", str(self.sweep.senteval)] if self.sweep.senteval else []

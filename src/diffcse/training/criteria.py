@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class KeepBest(TrainerCallback):
         best = read_best(self.path)
         if best is None or value > best.score:
             about = {"step": str(state.global_step), "score": repr(value), "metric": self.metric}
-            write_whole(self.path, save({k: v.contiguous() for k, v in self.state().items()}, metadata=about))
+            write_atomic(self.path, save({k: v.contiguous() for k, v in self.state().items()}, metadata=about))
         self.report({self.metric: value})
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 from diffcse.training.criteria import due
 from diffcse.training.trainer import last_checkpoint
 
@@ -140,7 +140,7 @@ class KeepForMean(TrainerCallback):
         now = Term(path=path, step=state.global_step, score=score)
         if now in chosen([*found(self.folder), now], self.count, self.which):
             about = {"step": str(now.step), "score": repr(score)}
-            write_whole(path, save({name: value.contiguous() for name, value in self.state().items()}, metadata=about))
+            write_atomic(path, save({name: value.contiguous() for name, value in self.state().items()}, metadata=about))
         self._drop()
         if self.score is not None:
             self.report(score)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from diffcse import __version__
 from diffcse.errors import UserError
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 from diffcse.training.trainer import last_checkpoint
 
 _RUN = "diffcse.json"
@@ -118,7 +118,7 @@ class RunFolder:
         digest = hashlib.sha256(json.dumps([len(rows), sample]).encode()).hexdigest()
         kept = self.checkpoints / "text.json"
         if not kept.is_file():
-            write_whole(kept, _json({"sha256": digest}))
+            write_atomic(kept, _json({"sha256": digest}))
         elif json.loads(kept.read_text())["sha256"] != digest:
             do = "give the text as it was, or choose another folder"
             raise UserError(f"output {self.folder}", "an interrupted run on this text", "one on other text", do)
@@ -156,11 +156,11 @@ class RunFolder:
         """Projector and discriminator beside the model, in `training/`."""
         place = self.folder / "training"
         place.mkdir(exist_ok=True)
-        write_whole(place / "model.safetensors", save({name: value.contiguous() for name, value in state.items()}))
+        write_atomic(place / "model.safetensors", save({name: value.contiguous() for name, value in state.items()}))
 
     def mark_finished(self, *, keep_checkpoints: bool = False) -> None:
         """Say that the model is whole, then drop what only an interrupted run needs."""
-        write_whole(self.folder / _RUN, _json({**self.about, "finished": True}))
+        write_atomic(self.folder / _RUN, _json({**self.about, "finished": True}))
         if not keep_checkpoints:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
@@ -187,7 +187,7 @@ class RunFolder:
     def _write(self) -> None:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_whole(self.folder / _RUN, _json(self.about))
+            write_atomic(self.folder / _RUN, _json(self.about))
         except OSError as error:
             raise UserError(f"output {self.folder}", "writable", error.strerror, "choose another folder") from error
 

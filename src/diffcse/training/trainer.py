@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from diffcse.files import write_whole
+from diffcse.files import write_atomic
 
 COMPLETE = "complete.json"
 """Written last into a checkpoint; a checkpoint without it is half-written and is never resumed from."""
@@ -163,7 +163,7 @@ class SafeTrainer(Trainer):
         if self.args.should_save:
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             _sync_folder(folder)
-            write_whole(folder / COMPLETE, json.dumps({"step": self.state.global_step}).encode())
+            write_atomic(folder / COMPLETE, json.dumps({"step": self.state.global_step}).encode())
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, chosen: set[int], rate: float) -> None:
@@ -260,7 +260,7 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero:
             lines = self.path.read_text().splitlines() if self.path.exists() else []
             kept = [line for line in lines if _step_of(line) <= state.global_step and state.global_step > 0]
-            write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
+            write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
