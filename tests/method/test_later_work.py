@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from diffcse.config import build
 from diffcse.method import later_work, objective
-from diffcse.method.contrast import ContrastiveSide, Queue, Sentences
+from diffcse.method.contrast import ContrastiveSide
+from diffcse.method.later_work import Queue, Sentences, Step
 from tests import tiny
 from tests.method.test_frame import collated, network
 
@@ -151,10 +152,10 @@ def _saved(net: torch.nn.Module) -> set[str]:
     return set(net.state_dict()) - set(net._keys_to_ignore_on_save)
 
 
-def _given(net: torch.nn.Module, inputs: dict[str, Tensor]) -> Sentences:
-    """What the contrastive side is given in a step."""
-    seen: list[Sentences] = []
-    handle = net.contrastive_side.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+def _seen(net: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Step, Sentences]:
+    """What the contrastive side reads in a step."""
+    seen: list[tuple[Step, Sentences]] = []
+    handle = net.contrastive_side.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     net(**inputs)
     handle.remove()
     return seen[0]
@@ -164,8 +165,8 @@ def test_a_step_compares_negatives_without_dropout() -> None:
     config = build(objective="simcse", negatives_without_dropout=True, projector="none")
     net = network(config)
     _drop(net.encoder)
-    first, second = (_given(net, collated(config)) for _ in range(2))
-    assert torch.equal(first.plain, second.plain)
+    first, second = (_seen(net, collated(config))[1] for _ in range(2))
+    assert torch.equal(first.further["plain"], second.further["plain"])
     assert not torch.equal(first.views, second.views)
 
 
@@ -173,16 +174,17 @@ def test_a_step_compares_negatives_without_dropout() -> None:
 def test_the_edit_that_is_an_example_is_the_first_views_own(text: Any) -> None:
     config = build(edits_as="positives", edited_text=text, projector="none")
     net, inputs = network(config), collated(config)
-    given = _given(net, inputs)
+    step, sentences = _seen(net, inputs)
+    views, positive = sentences.views, sentences.further["positive"]
     names = ("masked_ids", "chosen", "draws")
     rows = {name: inputs[name][:, 0] for name in names}
     rows["input_ids"] = inputs.get("aligned_ids", inputs["input_ids"])[:, 0]
     rows["attention_mask"] = inputs.get("draft_mask", inputs["attention_mask"])[:, 0]
     edited = net.edit(**rows)
     expected = net.pool(edited.input_ids.unsqueeze(1), rows["attention_mask"].unsqueeze(1))[:, 0]
-    torch.testing.assert_close(given.edited, expected, atol=1e-5, rtol=1e-5)
-    two = [net.contrast(given.views).loss, net.contrast(torch.stack([given.views[:, 0], given.edited], 1)).loss]
-    torch.testing.assert_close(net.contrastive_side(given).loss, sum(two) / 2)
+    torch.testing.assert_close(positive, expected, atol=1e-5, rtol=1e-5)
+    two = [net.contrast(views).loss, net.contrast(torch.stack([views[:, 0], positive], 1)).loss]
+    torch.testing.assert_close(net.contrastive_side(step, sentences).loss, sum(two) / 2)
 
 
 def test_cosines_are_in_float32_under_autocast() -> None:
@@ -190,11 +192,12 @@ def test_cosines_are_in_float32_under_autocast() -> None:
     views, edited, plain = (torch.randn(*shape, generator=generator) for shape in ((8, 2, 16), (8, 16), (8, 16)))
     extra = {"negatives_without_dropout": True, "dimension_weight": 0.1, "edits_as": "negatives"}
     side = ContrastiveSide(build(temperature=0.3, **extra), 16)
-    sentences = Sentences(views=views, edited=edited, plain=plain, guide=None)
-    exact = side(sentences)
+    sentences = Sentences(views=views, further={"negative": edited, "plain": plain}, guide=views[:, 0])
+    step = Step(model=None, input_ids=views, attention_mask=views, edited=None)
+    exact = side(step, sentences)
     with torch.autocast("cpu", torch.bfloat16):
         assert (views[0] @ views[0].T).dtype == torch.bfloat16
-        again = side(sentences)
+        again = side(step, sentences)
         assert torch.equal(side.plain(views).logits, side.plain(views.clone()).logits)
         assert side.plain(views).logits.dtype == torch.float32
     assert torch.equal(again.loss, exact.loss)

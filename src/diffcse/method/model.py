@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,9 +23,10 @@ from diffcse.config import Config
 from diffcse.kernels import gradient_cache, packing
 from diffcse.kernels.dropout import quicken
 from diffcse.method import objective, pooling
-from diffcse.method.contrast import ContrastiveSide, Sentences, Terms
+from diffcse.method.contrast import ContrastiveSide, Terms
 from diffcse.method.discriminator import Discriminator
 from diffcse.method.edits import EditedBatch, MlmEdit
+from diffcse.method.later_work import Sentences, Step, evaluating
 from diffcse.method.predictors import build_predictor
 
 Edited = tuple[EditedBatch, Tensor]
@@ -80,7 +80,6 @@ class DiffCSEModel(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.pooler = config.objective, config.model.pooler
-        self.extensions = config.extensions
         self.rows_at_once, padding_free = config.training.rows_at_once, config.training.padding_free
         self.encoder = without_pooler(encoder)
         self.padding_free = padding_free
@@ -130,22 +129,21 @@ class DiffCSEModel(nn.Module):
             drafts: `masked_ids`, `chosen` and `draws` of shape (B, D, K), D = S times the texts that are edited; and
                 `aligned_ids` and `draft_mask` (B, D, K) where these differ from the ids and the mask.
         """
-        views = input_ids.shape[1]
-        edited = None if self.edit is None else self._edit_all(self.edit, input_ids, attention_mask, drafts)
-        pooled = self.pool(input_ids, attention_mask)  # (B, S, H)
-        extra = self._extra_vectors(input_ids, attention_mask, edited)
+        edited = self._edit_all(input_ids, attention_mask, drafts)  # x''
+        step = Step(model=self, input_ids=input_ids, attention_mask=attention_mask, edited=edited)
+        pooled = self.pool(input_ids, attention_mask)  # (B, S, H): the views, each with dropout masks of its own
+        further = {name: rows for later in self.contrastive_side.later for name, rows in later.rows(step).items()}
         # Gathered before the projector: BatchNorm and the in-batch negatives then see the batch of all processes.
-        everyone = distributed.gather_with_gradient(torch.cat([pooled, *extra.values()], dim=1) if extra else pooled)
-        projected = self.project(everyone)
-        guide = self._guide(input_ids, attention_mask, everyone)
-        others = dict(zip(extra, projected[:, views:].unbind(1), strict=True))
-        terms = self.contrastive_side(Sentences(views=projected[:, :views], guide=guide, **others))
-        self._remember(input_ids, attention_mask)
-        output = _output(terms)
+        everyone = distributed.gather_with_gradient(torch.cat([pooled, *further.values()], dim=1))
+        projected = self.project(everyone)  # (W*B, S + further, H)
+        output = _output(self.contrastive_side(step, self._sentences(step, everyone, projected, list(further))))
         if self.discriminator is not None and edited is not None:
-            sentence = (projected if self.settings.conditioning == "projected" else everyone)[:, :views]
-            own = distributed.own_rows(sentence, len(input_ids))
-            self._add_difference(output, self.discriminator, own, *edited)
+            given = projected if self.settings.conditioning == "projected" else everyone
+            own = distributed.own_rows(given[:, : input_ids.shape[1]], len(input_ids))
+            rtd, figures = self._difference(self.discriminator, own, *edited)
+            loss = objective.total(cast(Tensor, output.loss), rtd, self.settings.lambda_weight)
+            for name, value in {"rtd": rtd.detach(), "loss": loss, **figures}.items():
+                output[name] = value
         return output
 
     def contrast(self, projected: Tensor) -> objective.Contrast:
@@ -177,53 +175,40 @@ class DiffCSEModel(nn.Module):
         """Through the projector, all views of a batch together (BatchNorm sees them as one), (B, S, H)."""
         return self.projector(pooled.flatten(0, 1)).unflatten(0, pooled.shape[:2])
 
-    def _extra_vectors(self, input_ids: Tensor, attention_mask: Tensor, edited: Edited | None) -> dict[str, Tensor]:
-        """Further vectors of each instance, (B, 1, H) each, that the switches from later work ask for."""
-        extra = {}
-        if self.extensions.edits_as != "none" and edited is not None:
-            first = [rows.unflatten(0, (len(input_ids), -1))[:, :1] for rows in (edited[0].input_ids, edited[1])]
-            extra["edited"] = self.pool(*first)
-        if self.extensions.negatives_without_dropout:
-            extra["plain"] = self.pool(input_ids[:, :1], attention_mask[:, :1], dropout=False)
-        return extra
+    def _sentences(self, step: Step, everyone: Tensor, projected: Tensor, further: list[str]) -> Sentences:
+        """The vectors of all processes by what they are for."""
+        views = step.input_ids.shape[1]
+        guide = everyone[:, 0].detach()
+        if self.teacher is not None:
+            features = {"input_ids": step.input_ids[:, 0], "attention_mask": step.attention_mask[:, 0]}
+            with torch.no_grad():
+                guide = distributed.gather_with_gradient(self.teacher(features)["sentence_embedding"])
+        others = dict(zip(further, projected[:, views:].unbind(1), strict=True))
+        return Sentences(views=projected[:, :views], further=others, guide=guide)
 
-    @torch.no_grad()
-    def _guide(self, input_ids: Tensor, attention_mask: Tensor, everyone: Tensor) -> Tensor | None:
-        """The vectors that likeness is judged by, of all processes: the teacher's, else the encoder's own."""
-        if self.teacher is None:
-            return everyone[:, 0].detach() if self.extensions.false_negative_cosine < 1 else None
-        features = {"input_ids": input_ids[:, 0], "attention_mask": attention_mask[:, 0]}
-        vectors: Tensor = self.teacher(features)["sentence_embedding"]
-        return distributed.gather_with_gradient(vectors)
-
-    @torch.no_grad()
-    def _remember(self, input_ids: Tensor, attention_mask: Tensor) -> None:
-        """Put the moving average's vectors of the first views into the queue."""
-        queue = self.contrastive_side.queue
-        if queue is None or self.average is None or not self.training:
-            return
-        ids, mask = input_ids[:, 0], attention_mask[:, 0]
-        with evaluating(self.average), evaluating(self.projector):
-            vectors = pooling.encode(self.average, ids, mask, self.pooler, padding_free=self.padding_free)
-            queue.push(self.projector(distributed.gather_with_gradient(vectors)))
-
-    def _edit_all(self, edit: MlmEdit, input_ids: Tensor, attention_mask: Tensor, drafts: dict[str, Tensor]) -> Edited:
-        """The drafts filled in: edits and their mask, N rows in the order instance, text, view."""
+    def _edit_all(self, input_ids: Tensor, attention_mask: Tensor, drafts: dict[str, Tensor]) -> Edited | None:
+        """The drafts filled in: edits and their mask, N rows in the order instance, text, view; None without edits."""
+        if self.edit is None:
+            return None
         rows = {"input_ids": input_ids, "attention_mask": attention_mask, **drafts}
         if "aligned_ids" in rows:
             rows["input_ids"], rows["attention_mask"] = rows.pop("aligned_ids"), rows.pop("draft_mask")
         rows = {name: self._chosen_views(value, input_ids.shape[1]).flatten(0, 1) for name, value in rows.items()}
         rows = self._pad_alike(rows)
-        return edit(**rows), rows["attention_mask"]
+        return self.edit(**rows), rows["attention_mask"]
 
     def _chosen_views(self, drafts: Tensor, views: int) -> Tensor:
         """(B, D, ...) of the views that are edited: all, or the first of each text."""
         return drafts if self.settings.edited_views == "all" else drafts[:, ::views]
 
-    def _add_difference(
-        self, output: StepOutput, discriminator: Discriminator, sentence: Tensor, edited: EditedBatch, mask: Tensor
-    ) -> None:
-        """Ask the discriminator about every edit (N, K), given its own view's vector of `sentence` (B, S, H)."""
+    def _difference(
+        self, discriminator: Discriminator, sentence: Tensor, edited: EditedBatch, mask: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The difference prediction term of every edit (N, K), given its own view's vector of `sentence` (B, S, H).
+
+        Returns:
+            The term, scalar, before its weight; and the shares that are logged.
+        """
         vectors = self._chosen_views(sentence, sentence.shape[1])
         texts = len(mask) // (vectors.shape[0] * vectors.shape[1])
         vectors = vectors.repeat(1, texts, 1).flatten(0, 1)
@@ -241,11 +226,8 @@ class DiffCSEModel(nn.Module):
         rows = {"mask": mask, **vars(edited)}
         trained = [weight for weight in discriminator.parameters() if weight.requires_grad]
         rtd = gradient_cache.summed(loss, vectors, rows, trained, self.rows_at_once, count)
-        output["rtd"] = rtd.detach()
-        output["loss"] = objective.total(cast(Tensor, output.loss), rtd, self.settings.lambda_weight)
-        for name in seen[0]:
-            part, whole = torch.stack([figures[name] for figures in seen]).sum(0)
-            output[name] = part / whole.clamp(min=1)
+        shares = {name: torch.stack([figures[name] for figures in seen]).sum(0) for name in seen[0]}
+        return rtd, {name: part / whole.clamp(min=1) for name, (part, whole) in shares.items()}
 
     def _pad_alike(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Pad to the longest row of all processes: the reference's mean counts the padding of the whole batch."""
@@ -262,20 +244,8 @@ def _output(terms: Terms) -> StepOutput:
         contrastive=terms.contrast.detach(),
         positive_cosine=terms.plain.positive_cosine,
         negative_cosine=terms.plain.negative_cosine,
-        dimensions=None if terms.dimensions is None else terms.dimensions.detach(),
-        ranking=None if terms.ranking is None else terms.ranking.detach(),
+        **{name: term.detach() for name, term in terms.further.items()},
     )
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode while the context lasts."""
-    before = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(before)
 
 
 def without_pooler(backbone: PreTrainedModel) -> PreTrainedModel:
