@@ -119,9 +119,20 @@ def our_name(name: str, family: str) -> str | None:
     return next((ours + name.removeprefix(theirs) for theirs, ours in renamed.items() if name.startswith(theirs)), None)
 
 
+def ours(model: nn.Module, recorded: dict[str, Tensor], family: str) -> dict[str, Tensor]:
+    """What the reference recorded, by our names.
+
+    Its weights hold a discriminator and a generator without replaced token detection too, where neither is used and our
+    module has none; what belongs to a part that the module lacks is therefore left aside.
+    """
+    parts = {name for name, _ in model.named_children()}
+    names = {name: our_name(name, family) for name in recorded}
+    return {name: recorded[theirs] for theirs, name in names.items() if name and name.split(".")[0] in parts}
+
+
 def load_reference(model: nn.Module, weights: dict[str, Tensor], family: str) -> None:
-    """Put the reference's weights into our module; every weight of ours must be given."""
-    state = {our_name(name, family): value for name, value in weights.items() if our_name(name, family)}
+    """Put the reference's weights into our module; every weight of ours must be there."""
+    state = ours(model, weights, family)
     missing, unexpected = model.load_state_dict(state, strict=False)
     unset = [name for name in missing if not name.endswith((".num_batches_tracked", "decoder.weight", "decoder.bias"))]
     if unset or unexpected:

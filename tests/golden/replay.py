@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffcse.method import objective
-from tests.golden.case import Case, our_name, read_case
+from tests.golden.case import Case, our_name, ours, read_case
 
 LOSS, RTD, VECTOR, GRADIENT = 5e-5, 5e-6, 2e-5, 2e-5
 FINAL_EMBEDDING, FINAL_WEIGHT = 1e-2, 1e-3
@@ -89,8 +89,8 @@ def _first_step(case: Case) -> Iterator[Line]:
 def _batchnorm(case: Case) -> Iterator[Line]:
     for name, value in case.step0.items():
         if name.startswith("bn_after_first_forward."):
-            ours = our_name(name.replace("bn_after_first_forward.", "mlp."), case.about["family"])
-            yield _tensor(name, case.model.state_dict()[ours], value, VECTOR)
+            renamed = our_name(name.replace("bn_after_first_forward.", "mlp."), case.about["family"])
+            yield _tensor(name, case.model.state_dict()[renamed], value, VECTOR)
 
 
 def _contrast(case: Case, projected: Tensor) -> Iterator[Line]:
@@ -110,8 +110,8 @@ def _contrast(case: Case, projected: Tensor) -> Iterator[Line]:
     if contrast.negative_cosine is not None:
         yield _number("neg_avg", contrast.negative_cosine, first["neg_avg"], VECTOR)
     if "cos_over_temp_z3" in recorded:
-        ours = objective.cosine(projected[:, 0], projected[:, 2]) / temperature
-        yield _tensor("cos_over_temp_z3", ours, recorded["cos_over_temp_z3"], scaled)
+        third = objective.cosine(projected[:, 0], projected[:, 2]) / temperature
+        yield _tensor("cos_over_temp_z3", third, recorded["cos_over_temp_z3"], scaled)
 
 
 def _difference(case: Case, pooled: Tensor, projected: Tensor) -> Iterator[Line]:
@@ -147,7 +147,7 @@ def _gradients(case: Case) -> Iterator[Line]:
     family, parameters = case.about["family"], dict(case.model.named_parameters())
     largest = max(float(value.abs().max()) for value in case.grads.values())
     tolerance = GRADIENT * largest
-    expected = {our_name(name, family): value for name, value in case.grads.items()}
+    expected = ours(case.model, case.grads, family)
     trained = {name for name, p in parameters.items() if p.grad is not None and bool(p.grad.abs().max() > 0)}
     yield Line("parameters with a gradient", len(trained - set(expected)), 0)
     for part in ("encoder.", "projector.", "discriminator."):
@@ -171,7 +171,7 @@ def _grad(parameter: Tensor) -> Tensor:
 
 
 def _trajectory(case: Case) -> Iterator[Line]:
-    model, wanted = case.model.train(), case.about["optimizer"]
+    model, settings = case.model.train(), case.about["optimizer"]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     moments: dict[int, tuple[Tensor, Tensor]] = {
         i: (torch.zeros_like(p), torch.zeros_like(p)) for i, p in enumerate(trained)
@@ -180,9 +180,9 @@ def _trajectory(case: Case) -> Iterator[Line]:
     for step, batch in enumerate(case.batches):
         loss = model(**batch).loss
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(trained, wanted["clip_grad_norm"])
-        rate = wanted["lr"] * (wanted["steps"] - step) / wanted["steps"]
-        _adamw_of_the_reference(trained, moments, step + 1, rate, wanted)
+        norm = torch.nn.utils.clip_grad_norm_(trained, settings["clip_grad_norm"])
+        rate = settings["lr"] * (settings["steps"] - step) / settings["steps"]
+        _adamw_of_the_reference(trained, moments, step + 1, rate, settings)
         model.zero_grad(set_to_none=True)
         recorded = case.scalars["train"][step]
         worst_loss = max(worst_loss, abs(float(loss.detach()) - recorded["loss"]))
@@ -203,10 +203,10 @@ def _has_bn(case: Case) -> bool:
 
 @torch.no_grad()
 def _adamw_of_the_reference(
-    trained: list[Tensor], moments: dict[int, tuple[Tensor, Tensor]], t: int, rate: float, wanted: dict[str, Any]
+    trained: list[Tensor], moments: dict[int, tuple[Tensor, Tensor]], t: int, rate: float, settings: dict[str, Any]
 ) -> None:
     # transformers 4.2.1 adds eps before the bias correction of v; torch.optim.AdamW does so after it.
-    beta1, beta2 = wanted["betas"]
+    beta1, beta2 = settings["betas"]
     size = rate * math.sqrt(1 - beta2**t) / (1 - beta1**t)
     for i, parameter in enumerate(trained):
         if parameter.grad is None:
@@ -214,43 +214,42 @@ def _adamw_of_the_reference(
         m, v = moments[i]
         m.mul_(beta1).add_(parameter.grad, alpha=1 - beta1)
         v.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
-        parameter.addcdiv_(m, v.sqrt().add_(wanted["eps"]), value=-size)
+        parameter.addcdiv_(m, v.sqrt().add_(settings["eps"]), value=-size)
 
 
 def _final_weights(case: Case) -> Iterator[Line]:
     state, family = case.model.state_dict(), case.about["family"]
     total = case.scalars["grad_norm_total_before_clip"]
-    still = {name for name, norm in case.scalars["grad_norms"].items() if norm < 1e-5 * total}
+    still = {our_name(name, family) for name, norm in case.scalars["grad_norms"].items() if norm < 1e-5 * total}
     worst = {"weights": 0.0, "BatchNorm statistics": 0.0}
-    for name, value in case.final.items():
-        ours = our_name(name, family)
+    for name, value in ours(case.model, case.final, family).items():
         # A key bias moves every logit of a row alike: its true gradient is zero and what it gets is rounding.
-        if ours is None or name in still or "key.bias" in name or "num_batches" in name:
+        if name in still or "key.bias" in name or "num_batches" in name:
             continue
         kind = "BatchNorm statistics" if "running_" in name else "weights"
-        worst[kind] = max(worst[kind], _difference_of(state[ours], value))
+        worst[kind] = max(worst[kind], _difference_of(state[name], value))
     yield Line("weights after 20 steps", worst["weights"], FINAL_WEIGHT)
     if _has_bn(case):
         yield Line("BatchNorm statistics after 20 steps", worst["BatchNorm statistics"], FINAL_EMBEDDING)
 
 
-def _tensor(name: str, ours: Tensor, recorded: Tensor, tolerance: float) -> Line:
-    return Line(name, _difference_of(ours, recorded), tolerance)
+def _tensor(name: str, value: Tensor, recorded: Tensor, tolerance: float) -> Line:
+    return Line(name, _difference_of(value, recorded), tolerance)
 
 
-def _difference_of(ours: Tensor, recorded: Tensor) -> float:
-    if ours.shape != recorded.shape:
+def _difference_of(value: Tensor, recorded: Tensor) -> float:
+    if value.shape != recorded.shape:
         return math.inf
-    return float((ours.detach().double() - recorded.double()).abs().max())
+    return float((value.detach().double() - recorded.double()).abs().max())
 
 
-def _number(name: str, ours: Tensor | float, recorded: float, tolerance: float) -> Line:
-    value = float(ours.detach()) if isinstance(ours, Tensor) else ours
-    return Line(name, abs(value - recorded), tolerance)
+def _number(name: str, value: Tensor | float, recorded: float, tolerance: float) -> Line:
+    number = float(value.detach()) if isinstance(value, Tensor) else value
+    return Line(name, abs(number - recorded), tolerance)
 
 
-def _exact(name: str, ours: Tensor, recorded: Tensor) -> Line:
-    different = int((ours != recorded).sum()) if ours.shape == recorded.shape else math.inf
+def _exact(name: str, value: Tensor, recorded: Tensor) -> Line:
+    different = int((value != recorded).sum()) if value.shape == recorded.shape else math.inf
     return Line(f"{name} (count of differences)", different, 0)
 
 
