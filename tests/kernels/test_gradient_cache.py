@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffcse.config import build
+from diffcse.errors import UserError
 from diffcse.kernels import gradient_cache
+from diffcse.method import pooling
 from tests.method.test_frame import collated, network
 
 
@@ -140,3 +143,67 @@ def test_a_step_in_parts_equals_the_whole(settings: dict[str, Any]) -> None:
         if gradient is not None:
             scale = gradient.abs().max().clamp(min=1)
             torch.testing.assert_close(others[name] / scale, gradient / scale, atol=2e-2 if half else 2e-5, rtol=1e-4)
+
+
+def test_the_recomputed_part_gets_its_rows_as_arguments_so_that_a_gpus_random_state_is_kept(monkeypatch):
+    """`checkpoint` looks at its positional tensors to find the devices whose generators it must restore."""
+    calls: list[tuple[Any, ...]] = []
+
+    def spy(function: Any, *tensors: Any, **settings: Any) -> Any:
+        calls.append((tensors, settings))
+        return checkpoint(function, *tensors, **settings)
+
+    monkeypatch.setattr(gradient_cache, "checkpoint", spy)
+    rows = {"ids": torch.arange(5.0, requires_grad=True), "mask": torch.ones(5)}
+    gradient_cache.concatenated(lambda ids, mask: ids * mask, rows, 2).sum().backward()
+    assert [[len(tensor) for tensor in tensors] for tensors, _ in calls] == [[2, 2], [2, 2], [1, 1]]
+    assert all(isinstance(tensor, Tensor) for tensors, _ in calls for tensor in tensors)
+    assert torch.utils.checkpoint._infer_device_type(torch.empty(1, device="meta")) == "meta"
+    assert torch.equal(rows["ids"].grad, torch.ones(5))
+
+
+@pytest.mark.parametrize("settings", [{}, {"fidelity": "paper"}, {"pooler": "avg"}], ids=str)
+def test_both_passes_of_a_part_draw_the_same_dropout_masks(settings: dict[str, Any], monkeypatch):
+    """What the encoder gives in the second pass is bitwise what it gave in the first, with dropout on."""
+    net = network(config := build(rows_at_once=5, **settings))
+    drop(net)
+    seen: list[Tensor] = []
+    net.encoder.register_forward_hook(lambda *given: seen.append(given[2].last_hidden_state.detach()))
+    monkeypatch.setattr(pooling.packing, "first_rows", lambda *_: None)  # so that the whole encoder is called
+    torch.manual_seed(3)
+    with torch.utils.checkpoint.set_checkpoint_early_stop(False):
+        net(**collated(config)).loss.backward()
+    first, second = seen[:3], seen[3:]
+    assert len(second) == 3 and not torch.equal(first[0], first[1])
+    for again in second:
+        assert any(again.shape == before.shape and torch.equal(again, before) for before in first)
+
+
+def test_gradients_with_dropout_equal_those_of_the_same_parts_kept_in_memory(monkeypatch):
+    """The same masks meet the same rows: `checkpoint` against calling each part and keeping what it needs."""
+    results = []
+    for recompute in (True, False):
+        net = network(config := build(rows_at_once=5))
+        drop(net)
+        if not recompute:
+            monkeypatch.setattr(gradient_cache, "checkpoint", lambda part, *rows, **_: part(*rows))
+        torch.manual_seed(3)
+        net(**collated(config)).loss.backward()
+        results.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
+    for name, gradient in results[0].items():
+        assert torch.equal(gradient, results[1][name]), name
+
+
+def test_mps_is_refused_where_something_is_recomputed(monkeypatch):
+    with pytest.raises(UserError, match=r"rows_at_once must be 0 on mps.*; got on; set it to 0"):
+        gradient_cache.require_repeatable_dropout(torch.device("mps"), "rows_at_once", 0)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    with pytest.raises(UserError, match="gradient_checkpointing must be off on mps"):
+        network(build()).checkpoint_layers()
+
+
+def drop(net: torch.nn.Module, share: float = 0.2) -> None:
+    """Turn dropout on everywhere."""
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share

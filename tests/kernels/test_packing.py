@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffcse.config import build
+from diffcse.errors import UserError
 from diffcse.kernels import packing
 from diffcse.method import pooling
 from diffcse.method.discriminator import Discriminator
@@ -266,3 +267,11 @@ def test_threads_that_pack_the_same_model_do_not_meet():
             waiting = pool.submit(encode, 0)
             assert not wait([waiting], timeout=0.2).done
         close(waiting.result(timeout=60), expected[0])
+
+
+@pytest.mark.parametrize("name", ["flash_attention_3", "kernels-community/flash-attn4", "flex_attention"])
+def test_an_attention_without_dropout_is_refused_in_training(name):
+    encoder = tiny.encoder("bert")
+    encoder.config._attn_implementation_internal = name
+    with pytest.raises(UserError, match=r"attention implementation must be one with dropout .*; load the model"):
+        DiffCSEModel(encoder, None, build(objective="simcse"))

@@ -29,10 +29,13 @@ from diffcse.errors import UserError
 from diffcse.kernels import attention
 from diffcse.kernels.attention import Block
 from diffcse.kernels.dropout import suits
+from diffcse.kernels.gradient_cache import require_repeatable_dropout
 
 _NAME = "diffcse_packed"
 # Bidirectional encoders whose attention hands over queries, keys and values and nothing else; each is in the tests.
 _FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert")
+# Parts of the names of attention functions in transformers that take `dropout` and do nothing with it.
+_NO_DROPOUT = ("flash_attention_3", "flash_attention_4", "flash-attn3", "flash-attn4", "flex", "paged", "varlen")
 
 log = logging.getLogger(__name__)
 _told: set[str] = set()
@@ -160,12 +163,26 @@ def packed(model: PreTrainedModel) -> Iterator[None]:
             config._attn_implementation = before
 
 
-def checkpoint_layers(model: PreTrainedModel, *, padding_free: bool) -> None:
-    """Keep only each layer's input for the backward pass, and make a packed row again as a packed row.
+def require_attention_dropout(model: PreTrainedModel) -> None:
+    """Refuse to train with an attention that leaves dropout out without a word: the views would be nearly the same.
 
     Raises:
-        UserError: for a model that transformers cannot do this with.
+        UserError: for FlashAttention 3 and 4, flex and paged attention, whose kernels have no dropout.
     """
+    name = str(getattr(model.config, "_attn_implementation", "") or "")
+    if any(part in name for part in _NO_DROPOUT):
+        rule = "one with dropout (sdpa, eager or flash_attention_2) in training"
+        raise UserError("attention implementation", rule, name, "load the model with attn_implementation='sdpa'")
+
+
+def checkpoint_layers(model: PreTrainedModel, *, padding_free: bool) -> None:
+    """Keep only each layer's input for the backward pass, and recompute a packed row as a packed row.
+
+    Raises:
+        UserError: for a model that transformers cannot do this with, and where the Trainer would put it on `mps`.
+    """
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    require_repeatable_dropout(device, "gradient_checkpointing", "off")
     if not model.supports_gradient_checkpointing:
         do = "use rows_at_once, which works for every encoder"
         raise UserError("gradient_checkpointing", "off for this encoder", type(model).__name__, do)

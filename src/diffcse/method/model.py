@@ -81,6 +81,7 @@ class DiffCSEModel(nn.Module):
         super().__init__()
         self.settings, self.pooler = config.objective, config.model.pooler
         self.rows_at_once, padding_free = config.training.rows_at_once, config.training.padding_free
+        packing.require_attention_dropout(encoder)  # the discriminator is a copy
         self.encoder = without_pooler(encoder)
         self.padding_free = padding_free
         self.projector = pooling.build_projector(config.model.projector, encoder.config.hidden_size)

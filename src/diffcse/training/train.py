@@ -23,6 +23,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from diffcse import distributed
 from diffcse.config import Config
 from diffcse.errors import UserError
+from diffcse.kernels.gradient_cache import require_repeatable_dropout
 from diffcse.kernels.memory import freed_memory_kept
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel, trained_parts
@@ -152,7 +153,10 @@ def choose_criterion(config: Config, labelled: Criterion | None, sentences: Sequ
 
 
 def check_precision(config: Config) -> None:
-    """fp16 exists on accelerators only."""
+    """fp16 exists on accelerators only, and gradient caching where dropout masks can be repeated."""
+    device = torch.accelerator.current_accelerator()
+    if device is not None and config.training.rows_at_once:
+        require_repeatable_dropout(device, "rows_at_once", 0)
     if config.training.precision == "fp16" and not torch.accelerator.is_available():
         raise UserError("precision", "fp32 or bf16 on a CPU", "fp16", "use fp32")
 
