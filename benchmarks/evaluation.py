@@ -35,9 +35,9 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
+from diffcse.encoding.encode import Encoder
 from diffcse.errors import UserError
 from diffcse.evaluation.embed import Embedded, embed
-from diffcse.evaluation.load import TextEncoder
 from diffcse.evaluation.sts import score_task as score_sts
 from diffcse.evaluation.suite import Plan, plan, select
 from diffcse.evaluation.tasks import STS_TASKS, ScoredPairs, Task
@@ -104,7 +104,7 @@ def measure(model: SentenceTransformer, planned: Plan, outer_folds: int, notes: 
         notes: where it is said how far this is.
     """
     notes.print("encoding every sentence once")
-    embedded, seconds = _timed(lambda: embed(TextEncoder(model).encode, planned.sentences()))
+    embedded, seconds = _timed(lambda: embed(Encoder(model).encode, planned.sentences()))
     each = seconds / len(planned.sentences())
     rows = []
     for task in planned.tasks:

@@ -30,13 +30,13 @@ from rich.console import Console
 from rich.table import Table
 
 from diffcse.encoding.bulk import BulkSettings, encode_file
-from diffcse.encoding.encode import EncodeSettings, Vectors
+from diffcse.encoding.encode import EncodeSettings
 from diffcse.errors import UserError
 from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint, load_encoder
 from diffcse.search.index import SentenceIndex, add_to_index, create_index
 from diffcse.text.stream import open_texts
-from diffcse.vectors import exact_search, import_faiss
+from diffcse.vectors import Vectors, exact_search, import_faiss
 
 _SHARED = Path(__file__).parents[2] / "shared" / "text"
 _BLOCK, _TOP_K, _MB = 8192, 10, 1e6

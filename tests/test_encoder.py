@@ -93,6 +93,24 @@ def test_similarity_of_a_zero_vector_is_zero(model):
     assert model.similarity(np.zeros(16), QUERIES[0]) == 0.0
 
 
+def test_a_sentence_is_as_similar_to_itself_as_can_be(model):
+    sentences = [f"{sentence} {word}" for sentence in tiny.SENTENCES for word in tiny.WORDS]
+    scores = model.similarity(sentences, sentences)
+    assert scores.max() == 1 and (np.diag(scores) == 1).all()
+    assert all(model.similarity(sentence, sentence) == 1 for sentence in tiny.SENTENCES)
+    for how in ({"use_faiss": False}, {"use_faiss": True}):
+        model.build_index(sentences, **how)
+        found = model.search(sentences, threshold=1, top_k=1)
+        assert [hits[0] for hits in found] == [(sentence, 1.0) for sentence in sentences]
+
+
+@pytest.mark.parametrize("bad", [None, 3, {"a": 1}, {"a"}])
+def test_what_is_not_text_is_refused_in_one_line(model, bad):
+    for method in (model.encode, model.build_index, model.similarity):
+        with pytest.raises(UserError, match="must be a string or several of them"):
+            method(bad, "the cat") if method == model.similarity else method(bad)
+
+
 def test_similarity_needs_vectors_of_one_width(model):
     with pytest.raises(UserError, match="keys must be vectors of 16 numbers, as queries are; got 5"):
         model.similarity(QUERIES, np.ones((2, 5)))
@@ -142,11 +160,11 @@ def test_index_from_a_file(model, tmp_path):
 
 
 def test_index_from_a_bad_file(model, tmp_path):
-    with pytest.raises(UserError, match=r"none\.txt must be a readable text file; got No such file"):
+    with pytest.raises(UserError, match=r"none\.txt must be an existing file"):
         model.build_index(str(tmp_path / "none.txt"))
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(UserError, match=r"latin\.txt must be UTF-8 text"):
-        model.build_index(tmp_path / "latin.txt")
+    (tmp_path / "latin.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9\nthe cat\n")  # a byte order mark, and no UTF-8
+    model.build_index(tmp_path / "latin.txt")
+    assert {hit for hit, _ in model.search("fish", threshold=-1)} == {"caf\ufffd", "the cat"}
 
 
 def test_build_index_takes_the_published_arguments_by_position(model):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffcse.config import BUNDLED
-from diffcse.encoding.encode import EncodeSettings, encode, usual_batch_tokens
+from diffcse.encoding.backends import Backend, as_device
+from diffcse.encoding.encode import Encoder, EncodeSettings, usual_batch_tokens
+from diffcse.encoding.prompts import Role, resolve_prompt
+from diffcse.encoding.tokenise import as_sentences
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
-from diffcse.resources import bundled
-from diffcse.vectors import exact_search, import_faiss, unit
+from diffcse.text.stream import open_texts, repaired
+from diffcse.vectors import as_cosines, cosines, exact_search, import_faiss
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ Hits = list[tuple[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class _Index:
-    """What `build_index` made: sentences beside unit vectors (N, H) or beside a FAISS index of them."""
+    """What `build_index` made: sentences with their unit vectors (N, H) or a FAISS index of them."""
 
     sentences: list[str]
     vectors: NDArray[np.float32] | None = None
@@ -71,46 +74,56 @@ class DiffCSE:
         num_cells_in_search: int = 10,
         pooler: str | None = None,
         trust_remote_code: bool = False,
-        backend: Literal["torch", "onnx", "openvino"] = "torch",
+        backend: Backend = "torch",
         int8: bool = False,
     ) -> None:
         self.device = as_device(device if backend == "torch" else "cpu")
         self.num_cells, self.num_cells_in_search = num_cells, num_cells_in_search
         self.model = load_encoder(name_or_folder, pooler=pooler, trust_remote_code=trust_remote_code).to(self.device)
+        settings = EncodeSettings(precision="int8" if int8 else "float32")
+        folder = BUNDLED if name_or_folder is None else name_or_folder
+        self._encoder = Encoder(self.model, backend=backend, settings=settings, folder=folder)
         self._index: _Index | None = None
-        self._how: dict[str, Any] = {}
-        if backend != "torch":
-            from diffcse.export.export import attach
-
-            folder = bundled() if name_or_folder in (None, BUNDLED) else name_or_folder
-            self._how["forward"] = attach(self.model, str(folder), backend, "int8" if int8 else "fp32").forward
 
     def encode(
         self,
-        sentence: str | Sequence[str],
+        sentence: str | Iterable[str],
         device: str | torch.device | None = None,
         return_numpy: bool = False,
         normalize_to_unit: bool = True,
         keepdim: bool = False,
         batch_size: int = 64,
         max_length: int = 128,
+        *,
+        prompt: str | None = None,
     ) -> Tensor | NDArray[np.float32]:
         """Vectors of sentences: (N, H), or (H,) for a single string unless `keepdim`.
 
         Args:
-            sentence: one sentence, or any sequence of them.
-            device: where to compute, this time and from then on until told otherwise.
+            sentence: one sentence, or a list, tuple, array or column of them.
+            device: where to compute, for this call and all later ones.
             return_numpy: give an array, not a tensor on the CPU.
             normalize_to_unit: scale every vector to length 1.
             keepdim: (1, H) for a single string.
             batch_size: a batch holds at most this many sentences of `max_length` tokens, or more shorter ones.
             max_length: longest sentence (tokens), if the model takes as many; the log says how many were cut.
+            prompt: words in front of each sentence; None for the model's default prompt, if it has one.
+
+        Raises:
+            UserError: something else than text, or a device that this machine does not have.
         """
-        single = isinstance(sentence, str)
-        sentences = [sentence] if isinstance(sentence, str) else list(sentence)
-        vectors = self._encode(sentences, device, normalize_to_unit, batch_size, max_length)
-        vectors = vectors[0] if single and not keepdim else vectors
+        how: dict[str, Any] = {"prompt": prompt, "normalize": normalize_to_unit}
+        vectors = self._encode(as_sentences(sentence, "sentence"), device, batch_size, max_length, **how)
+        vectors = vectors[0] if isinstance(sentence, str) and not keepdim else vectors
         return vectors if return_numpy else torch.from_numpy(vectors)
+
+    def encode_query(self, sentence: str | Iterable[str], **how: Any) -> Tensor | NDArray[np.float32]:
+        """`encode` with the model's own prompt for queries, where it has one."""
+        return self.encode(sentence, prompt=resolve_prompt(self.model, "query"), **how)
+
+    def encode_document(self, sentence: str | Iterable[str], **how: Any) -> Tensor | NDArray[np.float32]:
+        """`encode` with the model's own prompt for documents, where it has one."""
+        return self.encode(sentence, prompt=resolve_prompt(self.model, "document"), **how)
 
     def similarity(
         self,
@@ -118,7 +131,7 @@ class DiffCSE:
         keys: str | Sequence[str] | NDArray[Any] | Tensor,
         device: str | torch.device | None = None,
     ) -> float | NDArray[np.float32]:
-        """Cosine similarities: (N, M); (M,) for a single query; a float for a single query and a single key.
+        """Cosine similarities, -1 to 1: (N, M); (M,) for a single query; a float for a single query and a single key.
 
         Args:
             queries: a sentence, sentences, a vector (H,) or vectors (N, H).
@@ -129,23 +142,23 @@ class DiffCSE:
         if ours.shape[-1] != theirs.shape[-1]:
             do = "use vectors of one model"
             raise UserError("keys", f"vectors of {ours.shape[-1]} numbers, as queries are", theirs.shape[-1], do)
-        cosines = unit(np.atleast_2d(ours)) @ unit(np.atleast_2d(theirs)).T
+        scores = cosines(np.atleast_2d(ours), np.atleast_2d(theirs))
         if ours.ndim == 1:
-            return float(cosines[0, 0]) if theirs.ndim == 1 else cosines[0]
-        return cosines
+            return float(scores[0, 0]) if theirs.ndim == 1 else scores[0]
+        return scores
 
     def build_index(
         self,
-        sentences_or_file_path: str | Path | Sequence[str],
+        sentences_or_file_path: str | Path | Iterable[str],
         use_faiss: bool | None = None,
         faiss_fast: bool = False,
         device: str | torch.device | None = None,
         batch_size: int = 64,
     ) -> None:
-        """Encode sentences for `search`; what was indexed before is replaced.
+        """Encode sentences for `search`, with the model's prompt for documents; replaces what was indexed before.
 
         Args:
-            sentences_or_file_path: sentences, or a text file with one a line (blank lines are left out).
+            sentences_or_file_path: sentences, or a file of text, one sentence a line (blank lines are skipped).
             use_faiss: True needs FAISS, False compares with every vector in numpy; None uses FAISS if it is installed.
             faiss_fast: an inverted file instead of a comparison with every vector; misses some neighbours.
             device: where to encode; FAISS works on the CPU.
@@ -155,7 +168,7 @@ class DiffCSE:
         if use_faiss or (use_faiss is None and importlib.util.find_spec("faiss") is not None):
             faiss = import_faiss()
         sentences = _sentences(sentences_or_file_path)
-        vectors = self._encode(sentences, device, True, batch_size, 128)
+        vectors = self._encode(sentences, device, batch_size, role="document")
         if faiss is None:
             self._index = _Index(sentences=sentences, vectors=vectors)
         else:
@@ -163,7 +176,7 @@ class DiffCSE:
 
     def search(
         self,
-        queries: str | Sequence[str],
+        queries: str | Iterable[str],
         device: str | torch.device | None = None,
         threshold: float = 0.6,
         top_k: int = 5,
@@ -171,7 +184,7 @@ class DiffCSE:
         """The most similar indexed sentences: a list of (sentence, cosine), or one such list for each of many queries.
 
         Args:
-            queries: a query, or any sequence of them.
+            queries: a query, or several; the model's prompt for queries is used, if it has one.
             device: where to encode the queries.
             threshold: smallest cosine similarity of a hit, -1 to 1.
             top_k: most hits of a query.
@@ -183,22 +196,24 @@ class DiffCSE:
             raise UserError("search", "after build_index", "no index", "call build_index(sentences) first")
         if top_k < 1:
             raise UserError("top_k", "at least 1", top_k, "use 5")
-        single = isinstance(queries, str)
-        vectors = self._encode([queries] if isinstance(queries, str) else list(queries), device, True, 64, 128)
+        vectors = self._encode(as_sentences(queries, "queries"), device, role="query")
         scores, rows = _nearest(self._index, vectors, top_k)
         hits = [
             [(self._index.sentences[row], float(score)) for score, row in zip(*each, strict=True) if score >= threshold]
             for each in zip(scores, rows, strict=True)
         ]
-        return hits[0] if single else hits
+        return hits[0] if isinstance(queries, str) else hits
 
     def _encode(
         self,
         sentences: list[str],
         device: str | torch.device | None,
-        normalize: bool,
-        batch_size: int,
-        max_length: int,
+        batch_size: int = 64,
+        max_length: int = 128,
+        *,
+        role: Role | None = None,
+        prompt: str | None = None,
+        normalize: bool = True,
     ) -> NDArray[np.float32]:
         target = self.device if device is None else as_device(device)
         if self.model.device != target:
@@ -206,14 +221,19 @@ class DiffCSE:
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
             if value < 1:
                 raise UserError(name, "at least 1", value, "give a positive number")
-        settings = EncodeSettings(
+        settings = replace(
+            self._encoder.settings,
             max_tokens=max_length,
             batch_tokens=min(batch_size * max_length, usual_batch_tokens(target)),
             normalize=normalize,
+            prompt=resolve_prompt(self.model, role, text=prompt),
         )
-        encoded = encode(self.model, sentences, settings, **self._how)
+        encoded = self._encoder.run(sentences, settings=settings)
         if encoded.truncated:
             log.warning("%d of %d sentences were cut at %d tokens", encoded.truncated, len(sentences), max_length)
+        if encoded.unknown.any():
+            text = "%d of %d sentences are mostly words that the model does not know"
+            log.warning(text, encoded.unknown.sum(), len(sentences))
         return encoded.vectors
 
     def _as_vectors(self, given: Any, device: str | torch.device | None) -> NDArray[np.float32]:
@@ -244,37 +264,15 @@ def _nearest(index: _Index, queries: NDArray[np.float32], top_k: int) -> tuple[l
     """Scores and rows of each query's neighbours, best first."""
     if index.vectors is not None:
         scores, rows = exact_search(index.vectors, queries, top_k)
-        return list(scores), list(rows)
+        return list(as_cosines(scores)), list(rows)
     scores, rows = index.faiss.search(queries, min(top_k, max(1, len(index.sentences))))
-    found = rows >= 0  # FAISS fills up with -1 where it found fewer
-    return [s[f] for s, f in zip(scores, found, strict=True)], [r[f] for r, f in zip(rows, found, strict=True)]
+    there = rows >= 0  # FAISS fills up with -1 if it found fewer
+    scores = as_cosines(scores)
+    return [s[t] for s, t in zip(scores, there, strict=True)], [r[t] for r, t in zip(rows, there, strict=True)]
 
 
-def _sentences(given: str | Path | Sequence[str]) -> list[str]:
-    if not isinstance(given, str | Path):
-        return list(given)
-    path = Path(given)
-    try:
-        lines = [line.rstrip() for line in path.read_text(encoding="utf-8").split("\n")]
-    except OSError as error:
-        raise UserError(f"file {path}", "a readable text file", error.strerror, "check the path") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"file {path}", "UTF-8 text", error, "convert it: iconv -t UTF-8") from error
+def _sentences(source: str | Path | Iterable[str]) -> list[str]:
+    if not isinstance(source, str | Path):
+        return as_sentences(source, "sentences or a file's path")
+    lines = (repaired(line).rstrip() for line in open_texts(str(source), skip_blank=True))
     return [line for line in lines if line]
-
-
-def as_device(given: str | torch.device | None) -> torch.device:
-    """A device that is there; None means a GPU if there is one.
-
-    Raises:
-        UserError: a name that torch does not know, or a device that this machine does not have.
-    """
-    if given is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(given)
-    except RuntimeError as error:
-        raise UserError("device", "one that torch knows", given, "use cpu, cuda or cuda:0") from error
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError("device", "present in this machine", given, "use cpu")
-    return device

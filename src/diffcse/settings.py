@@ -11,6 +11,7 @@ import itertools
 import math
 import textwrap
 from dataclasses import fields
+from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from diffcse.errors import UserError
@@ -53,6 +54,9 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
 
 def _as_declared(name: str, value: Any, hint: Any) -> Any:
     choices = get_args(hint)
+    if NoneType in choices:  # a setting that may be left open
+        (hint,) = (choice for choice in choices if choice is not NoneType)
+        return None if value is None else _as_declared(name, value, hint)
     if choices:
         if value not in choices:
             raise UserError(name, f"one of {', '.join(map(str, choices))}", value, "choose one of them")

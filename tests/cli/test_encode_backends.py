@@ -67,14 +67,17 @@ def test_an_interrupted_run_goes_on_with_the_same_backend_only(tmp_path, folder,
     [
         (
             ("--precision", "int8"),
-            "--precision must be one of float32, float16, bfloat16 with --backend torch; got int8",
+            "precision must be one of float32, float16, bfloat16 with backend torch; got int8",
         ),
         (
             ("--backend", "onnx", "--precision", "float16"),
-            "--precision must be one of float32, int8 with --backend onnx",
+            "precision must be one of float32, int8 with backend onnx",
         ),
         (("--backend", "onnx", "--engine", "ray"), "--backend must be torch with --engine ray; got onnx"),
-        (("--engine", "ray", "--overwrite"), "--overwrite must be left out with --engine ray"),
+        (
+            ("--engine", "ray", "--overwrite"),
+            "--overwrite must be absent with --engine ray; got it; remove it",
+        ),
     ],
 )
 def test_what_does_not_go_together(tmp_path, text, options, match):

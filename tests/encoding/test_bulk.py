@@ -350,7 +350,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path, model):
     texts = open_texts(str(path))
     reader = bulk._Reader(texts, bulk.Counts())
     waiting, counts = [], bulk.Counts()
-    for encoded in bulk.encode_chunks(model, reader, SMALL):
+    for encoded in bulk.Encoder(model, settings=SMALL).chunks(reader):
         waiting.append(len(reader.waiting))
         _, counts = reader.take(counts, encoded)
     assert counts.rows == 700

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, StaticEmbedding
 
 from diffcse.encoding import encode as encoding
+from diffcse.encoding.backends import torch_forward
 from diffcse.encoding.encode import (
+    Encoder,
     EncodeSettings,
-    Tokeniser,
     batches,
     chunks,
     encode,
-    encode_chunks,
     encode_stream,
-    torch_forward,
 )
+from diffcse.encoding.tokenise import Tokeniser
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from tests import tiny
@@ -158,8 +158,8 @@ def test_forward_can_be_replaced_and_sees_bounded_batches(bert):
         alone = [type(batch)(input_ids=row, lengths=np.array([len(row)])) for row in rows]
         return torch.cat([torch_forward(encoder, each) for each in alone])
 
-    got = encode(bert, texts, EncodeSettings(batch_tokens=60), forward=one_by_one)
-    np.testing.assert_allclose(got.vectors, encode(bert, texts).vectors, atol=1e-5)
+    got = Encoder(bert, backend=one_by_one, settings=EncodeSettings(batch_tokens=60)).encode(texts)
+    np.testing.assert_allclose(got, encode(bert, texts).vectors, atol=1e-5)
     assert max(sizes) <= 60 and len(sizes) > 1
 
 
@@ -199,9 +199,17 @@ def test_settings_are_positive(name):
         EncodeSettings(**{name: 0})
 
 
-def test_settings_name_a_precision():
-    with pytest.raises(UserError, match="precision must be one of float32, float16, bfloat16; got int4"):
-        EncodeSettings(precision="int4")
+@pytest.mark.parametrize(
+    ("backend", "precision", "match"),
+    [
+        ("torch", "int4", "precision must be one of float32, float16, bfloat16, int8; got int4"),
+        ("torch", "int8", "precision must be one of float32, float16, bfloat16 with backend torch; got int8"),
+        ("onnx", "float16", "precision must be one of float32, int8 with backend onnx; got float16"),
+    ],
+)
+def test_settings_name_a_precision_that_the_backend_has(bert, backend, precision, match):
+    with pytest.raises(UserError, match=match):
+        Encoder(bert, backend=backend, settings=EncodeSettings(precision=precision))
 
 
 def test_limit_leaves_room_for_a_word(bert):
@@ -216,7 +224,86 @@ def test_vectors_that_are_not_finite_are_refused(bert):
         encode(bert, ["the dog", "the cat"])
 
 
-def test_a_model_that_needs_a_prompt_is_refused(bert):
-    bert.prompts, bert.default_prompt_name = {"query": "query: "}, "query"
-    with pytest.raises(UserError, match="must be a Transformer that reads plain text without a prompt"):
-        next(encode_chunks(bert, ["a"]))
+def test_a_models_default_prompt_is_used_unless_another_is_named(bert):
+    plain = Encoder(bert).encode(["the dog", "red the dog"])
+    bert.prompts, bert.default_prompt_name = {"sts": "red "}, "sts"
+    np.testing.assert_allclose(Encoder(bert).encode("the dog"), plain[1:], atol=1e-6)
+    np.testing.assert_allclose(Encoder(bert).encode("the dog"), bert.encode(["the dog"]), atol=1e-5)
+    np.testing.assert_allclose(Encoder(bert).encode("the dog", prompt=""), plain[:1], atol=1e-6)
+    np.testing.assert_allclose(
+        Encoder(bert, settings=EncodeSettings(prompt="red ")).encode(["the dog"]), plain[1:], atol=1e-6
+    )
+
+
+def test_one_call_or_many_and_no_thread_for_a_small_input(bert, monkeypatch):
+    encoder, texts = Encoder(bert), many(5)
+    expected = encode(bert, texts).vectors
+    monkeypatch.setattr(encoding, "ThreadPoolExecutor", None)
+    copied = []
+    monkeypatch.setattr(encoding, "Tokeniser", lambda *args: copied.append(1) or Tokeniser(*args))
+    for text, row in zip(texts, expected, strict=True):
+        np.testing.assert_allclose(encoder.encode(text)[0], row, atol=1e-6)
+    assert copied == [1]
+
+
+def test_texts_of_mostly_unknown_words_are_marked_and_counted(bert):
+    texts = ["the cat", "qwx", "the qwx", "qwx zzz the", "", "喵"]
+    encoder = Encoder(bert)
+    assert encoder.run(texts).unknown.tolist() == [False, True, False, True, False, True]
+    assert (encoder.texts, encoder.unknown) == (6, 3)
+
+
+def test_word_vectors_and_models_that_know_their_prompt_go_through_the_library(bert):
+    static = SentenceTransformer(modules=[StaticEmbedding(tiny.tokenizer(), embedding_dim=8)])
+    encoder = Encoder(static, settings=EncodeSettings(normalize=True, dims=4, chunk_sentences=3))
+    got = encoder.run([*tiny.SENTENCES, "qwx zzz"])
+    expected = static.encode([*tiny.SENTENCES, "qwx zzz"])[:, :4]
+    np.testing.assert_allclose(got.vectors, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
+    assert got.unknown.tolist() == [False] * 8 + [True] and encoder.width == 4
+    bert[1].include_prompt = False
+    bert.prompts = {"query": "the red "}
+    np.testing.assert_allclose(
+        Encoder(bert).encode_query(tiny.SENTENCES), bert.encode(tiny.SENTENCES, prompt_name="query"), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dims", [0, 17])
+def test_dims_are_those_of_the_model(bert, dims):
+    with pytest.raises(UserError, match="dims must be"):
+        Encoder(bert, settings=EncodeSettings(dims=dims))
+
+
+class Table:
+    """As pandas.DataFrame, which gives its columns' names when it is iterated."""
+
+    columns = ("text",)
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize(
+    ("sentences", "got"),
+    [
+        (Table(), "a Table; give the column of text"),
+        ({"a": 1}, "a dict"),
+        (None, "None"),
+        (3, "a int"),
+        ({"a"}, "a set"),
+        (b"a", "a bytes"),
+        (np.array([["a"]]), "an array of 2 dimensions"),
+        (np.array("a"), "an array of 0 dimensions"),
+    ],
+)
+def test_what_is_no_list_of_sentences_is_refused_in_one_line(bert, sentences, got):
+    with pytest.raises(UserError, match=rf"sentences must be a string or several of them \(.*\); got {got}"):
+        Encoder(bert).encode(sentences)
+
+
+def test_generators_arrays_tuples_and_columns_are_lists(bert):
+    expected = encode(bert, tiny.SENTENCES).vectors
+    series = pytest.importorskip("pandas").Series(tiny.SENTENCES, index=range(5, 13))
+    for form in (tuple(tiny.SENTENCES), iter(tiny.SENTENCES), np.array(tiny.SENTENCES), series):
+        assert (Encoder(bert).encode(form) == expected).all()
+    with pytest.raises(UserError, match="sentence 1 must be text; got float"):
+        Encoder(bert).encode(np.array(["a", np.nan], dtype=object))

@@ -5,8 +5,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 from transformers import AutoModel, AutoTokenizer
 
+from diffcse.encoding.encode import Encoder
 from diffcse.errors import UserError
-from diffcse.evaluation.load import TextEncoder, load_encoder
+from diffcse.evaluation.load import load_encoder
 from diffcse.method import pooling
 from diffcse.persistence.load import load_encoder as load_model
 from tests import tiny
@@ -52,7 +53,7 @@ def test_a_sentence_transformer_is_taken_as_it_is_unless_a_pooler_is_named(folde
 def test_modules_behind_the_pooling_take_part(folder: str) -> None:
     model = load_model(folder)
     model.append(Normalize())
-    vectors = TextEncoder(model).encode(tiny.SENTENCES)
+    vectors = Encoder(model).encode(tiny.SENTENCES)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
@@ -67,17 +68,16 @@ def test_cut_sentences_are_counted_and_only_at_the_limit(folder: str) -> None:
 
 def test_progress_ends_at_the_whole(folder: str) -> None:
     seen: list[tuple[int, int]] = []
-    encoder = load_encoder(folder, on_progress=lambda done, total: seen.append((done, total)))
-    encoder.encode(tiny.SENTENCES)
+    load_encoder(folder).encode(tiny.SENTENCES, on_progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (len(tiny.SENTENCES), len(tiny.SENTENCES))
 
 
 def test_models_that_need_their_own_way_get_it(folder: str) -> None:
     static = SentenceTransformer(modules=[StaticEmbedding(tiny.tokenizer(), embedding_dim=8)])
-    np.testing.assert_array_equal(TextEncoder(static).encode(tiny.SENTENCES), static.encode(tiny.SENTENCES))
+    np.testing.assert_array_equal(Encoder(static).encode(tiny.SENTENCES), static.encode(tiny.SENTENCES))
     prompted = load_model(folder)
     prompted.prompts, prompted.default_prompt_name = {"sts": "the cat "}, "sts"
-    encoder = TextEncoder(prompted)
+    encoder = Encoder(prompted)
     np.testing.assert_allclose(encoder.encode(["sat"]), load_encoder(folder).encode(["the cat sat"]), atol=1e-5)
     encoder.encode([" ".join(["dog"] * 80)])
     assert encoder.truncated == 1

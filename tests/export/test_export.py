@@ -12,11 +12,11 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from typer.testing import CliRunner
 
 from diffcse.cli.export import export as verb
-from diffcse.encoding.encode import EncodeSettings, encode
+from diffcse.encoding.backends import input_names, open_graph
+from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.errors import MissingExtra, UserError
 from diffcse.export import export as exporting
-from diffcse.export.export import attach, exported_encoder
-from diffcse.export.graphs import TOOLS, input_names
+from diffcse.export.graphs import TOOLS
 from diffcse.persistence.load import load_encoder
 from tests import tiny
 
@@ -37,13 +37,17 @@ def saved(folder: Path, family: str = "bert", pooler: str = "avg", **changes) ->
     return folder
 
 
+def graph(folder, backend, precision="float32"):
+    return Encoder(folder, backend=backend, settings=EncodeSettings(precision=precision)).encode
+
+
 def exported(model, folder, backend, **more):
     return exporting.export_model(model, folder, backend, sentences=tiny.SENTENCES, **more)
 
 
 def check_equal(folder, backend, atol=1e-5):
     model = load_encoder(folder)
-    encoder = exported_encoder(folder, backend)
+    encoder = graph(folder, backend)
     theirs = model.encode(RAGGED, show_progress_bar=False)
     np.testing.assert_allclose(encoder(RAGGED), theirs, atol=atol)
     for one in (1, 2):  # other numbers of sentences than at the export
@@ -79,7 +83,7 @@ def test_int8_stays_near_and_is_smaller(tmp_path, backend):
     assert 0 < float32.max_abs_difference < int8.max_abs_difference
     assert int8.megabytes < float32.megabytes
     assert int8.lowest_cosine > 0.95
-    vectors = exported_encoder(folder, backend, "int8")(tiny.SENTENCES)
+    vectors = graph(folder, backend, "int8")(tiny.SENTENCES)
     theirs = load_encoder(folder).encode(tiny.SENTENCES, show_progress_bar=False)
     cosines = (vectors * theirs).sum(1) / (np.linalg.norm(vectors, axis=1) * np.linalg.norm(theirs, axis=1))
     assert cosines.min() > 0.95
@@ -111,16 +115,16 @@ def test_inputs_are_those_that_the_backbone_takes(tmp_path):
     assert input_names(load_encoder(tiny.save(tiny.encoder("distilbert"), tmp_path))) == ["input_ids", "attention_mask"]
 
 
-def test_it_is_the_forward_of_encode(tmp_path):
+def test_limits_and_counts_are_the_same_with_a_graph(tmp_path):
     need("onnx")
     folder = saved(tmp_path / "model")
     model = load_encoder(folder)
     exported(model, folder, "onnx")
     settings = EncodeSettings(normalize=True, batch_tokens=20, max_tokens=9)
-    graph = encode(model, RAGGED, settings, forward=attach(model, folder, "onnx", "fp32").forward)
-    original = encode(model, RAGGED, settings)
-    np.testing.assert_allclose(graph.vectors, original.vectors, atol=1e-5)
-    assert graph.truncated == original.truncated > 0
+    theirs = Encoder(model, backend="onnx", folder=folder, settings=settings).run(RAGGED)
+    original = Encoder(model, settings=settings).run(RAGGED)
+    np.testing.assert_allclose(theirs.vectors, original.vectors, atol=1e-5)
+    assert theirs.truncated == original.truncated > 0
 
 
 def test_a_new_folder_gets_the_model_too(tmp_path):
@@ -138,12 +142,12 @@ def test_an_earlier_export_is_replaced_and_one_of_other_weights_is_not_used(tmp_
     folder = saved(tmp_path / "model")
     exported(load_encoder(folder), folder, "onnx", int8=True)
     saved(tmp_path / "model", seed=9)  # trained again, into the same folder
-    with pytest.raises(UserError, match=r"must be made from the weights beside it; got .* diffcse export"):
-        exported_encoder(folder, "onnx")
+    with pytest.raises(UserError, match=r"must be made from the weights next to it; got .* diffcse export"):
+        graph(folder, "onnx")
     exported(load_encoder(folder), folder, "onnx")
     check_equal(folder, "onnx")
-    with pytest.raises(UserError, match=r"model_quantized.onnx must be a graph that .* --to onnx --int8"):
-        exported_encoder(folder, "onnx", "int8")
+    with pytest.raises(UserError, match=r"model_quantized.onnx must be a graph made by diffcse export; .* --int8"):
+        graph(folder, "onnx", "int8")
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
@@ -214,14 +218,14 @@ def test_missing_backend_is_said_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("backend", "precision", "match"),
     [
-        ("onnx", "fp32", r"must be a graph that diffcse export made; got no such file"),
-        ("tensorrt", "fp32", "backend must be one of onnx, openvino"),
-        ("onnx", "fp8", "precision must be one of fp32, int8"),
+        ("onnx", "float32", r"must be a graph made by diffcse export; got no such file"),
+        ("tensorrt", "float32", "backend must be one of onnx, openvino"),
+        ("onnx", "fp8", "precision must be one of float32, int8"),
     ],
 )
 def test_what_is_not_there_is_refused(tmp_path, backend, precision, match):
     with pytest.raises(UserError, match=match):
-        exported_encoder(tmp_path, backend, precision)
+        open_graph(None, tmp_path, backend, precision)
 
 
 def run(*arguments):
@@ -236,7 +240,7 @@ def test_command_line(tmp_path):
     text = tiny.write_sentences(tmp_path / "text.txt", 12)
     done = run(folder, "--to", "onnx", "--int8", "--check", text)
     assert done.exit_code == 0
-    assert "model/onnx/model.onnx: fp32" in done.stdout and "on 12 sentences: largest difference" in done.stdout
+    assert "model/onnx/model.onnx: float32" in done.stdout and "on 12 sentences: largest difference" in done.stdout
     assert json.loads((folder / "onnx" / "export.json").read_text())["checks"][1]["precision"] == "int8"
     with pytest.raises(UserError, match="--output must be given for a model that is not a folder of yours"):
         run("bundled", "--to", "onnx")

@@ -28,6 +28,14 @@ DEVICE = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Where to compute: cpu, cuda, cuda:1. Default: a GPU if there is one."),
 ]
+PROMPT_NAME = Annotated[
+    str | None,
+    typer.Option(help="One of the model's own prompts, by name. Default: its prompt for queries or documents, if any."),
+]
+PROMPT = Annotated[
+    str | None,
+    typer.Option(help="Words in front of every text, in place of the model's own prompt; '' for none at all."),
+]
 TRUST = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model; read that code first.")
 ]
@@ -42,7 +50,7 @@ def loader(model: str | None, device: str | None, trust_remote_code: bool = Fals
         trust_remote_code: run code that comes with the model.
     """
     from diffcse.cli.quiet import quiet_libraries
-    from diffcse.encoder import as_device
+    from diffcse.encoding.backends import as_device
     from diffcse.persistence.load import load_encoder
 
     quiet_libraries()
@@ -90,6 +98,7 @@ def summary(counts: Any) -> str:
     notes = (
         (counts.truncated, "cut {:,} at the token limit"),
         (counts.blank, "{:,} blank"),
+        (getattr(counts, "unknown", 0), "{:,} of mostly unknown words, which this model cannot tell apart"),
         (counts.repaired, "replaced bytes that are not UTF-8 in {:,}"),
     )
     return "; ".join([f"{counts.rows:,} texts", *(note.format(number) for number, note in notes if number)])

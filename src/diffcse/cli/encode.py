@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -46,11 +46,11 @@ def encode(
         Literal["local", "ray"], typer.Option(help="This process, or the workers of a Ray cluster.")
     ] = "local",
     address: Annotated[
-        Optional[str],  # noqa: UP045  (typer reads this form on 3.10)
+        str | None,
         typer.Option(help="Of a running Ray cluster. Default: one on this machine, for this run."),
     ] = None,
     workers: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="Most Ray workers. Default: one a GPU, or one a core.", min=1),
     ] = None,
     normalize: Annotated[bool, typer.Option(help="Scale every vector to length 1.")] = True,
@@ -64,65 +64,40 @@ def encode(
     from rich.console import Console
 
     from diffcse.encoding.bulk import BulkSettings
+    from diffcse.encoding.encode import EncodeSettings
 
-    _check(backend, precision, engine, overwrite)
+    _check(backend, engine, overwrite)
     console = Console(stderr=True)
-    settings = BulkSettings(
-        dtype=dtype,
-        encoding=_encoding(max_tokens, precision, normalize),
-        backend=backend if backend == "torch" else f"{backend} {_graph(precision)}",
-    )
+    load = loader(model, device, trust_remote_code)
+    encoding = EncodeSettings(max_tokens=max_tokens, precision=precision, normalize=normalize)
+    settings = BulkSettings(dtype=dtype, encoding=encoding, backend=backend)
     with progress(console, "encode") as show:
         if engine == "ray":
             run = partial(_on_ray, address=address, workers=workers, trust=trust_remote_code)
         else:
-            load = loader(model, device, trust_remote_code)
-            run = partial(_here, load=load, overwrite=overwrite, graph=(backend, _graph(precision)))
+            run = partial(_here, load=load, overwrite=overwrite)
         counts = run(file, output, model, settings, column=column, on_progress=show)
-    console.print(f"{output}: {summary(counts)}", soft_wrap=True, highlight=False)
+    console.print(f"{output}: {summary(counts)}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _here(
-    file: str, output: Path, model: str | None, settings: Any, *, load: Any, graph: tuple[Any, Any], **more: Any
-) -> Any:
+def _here(file: str, output: Path, model: str | None, settings: Any, *, load: Any, **more: Any) -> Any:
     from diffcse.encoding.bulk import encode_file
 
-    if graph[0] != "torch":
-        from diffcse.export.export import through
-        from diffcse.resources import bundled
-
-        more["forward"] = through(bundled() if model in (None, "bundled") else model, *graph)
-    return encode_file(file, output, load, settings, **more)
+    return encode_file(file, output, load, settings, folder=model, **more)
 
 
 def _on_ray(
     file: str, output: Path, model: str | None, settings: Any, *, address: Any, workers: Any, trust: bool, **more: Any
 ) -> Any:
-    from diffcse.cli.quiet import quiet_libraries
     from diffcse.encoding.ray_workers import Cluster, encode_on_ray
 
-    quiet_libraries()
     cluster = Cluster(address=address, workers=workers)
     return encode_on_ray(file, output, model, settings, cluster=cluster, trust_remote_code=trust, **more)
 
 
-def _encoding(max_tokens: int | None, precision: str, normalize: bool) -> Any:
-    from diffcse.encoding.encode import EncodeSettings
-
-    arithmetic: Any = "float32" if precision == "int8" else precision
-    return EncodeSettings(max_tokens=max_tokens, precision=arithmetic, normalize=normalize)
-
-
-def _graph(precision: str) -> Literal["fp32", "int8"]:
-    return "int8" if precision == "int8" else "fp32"
-
-
-def _check(backend: str, precision: str, engine: str, overwrite: bool) -> None:
-    known = ("float32", "float16", "bfloat16") if backend == "torch" else ("float32", "int8")
-    if precision not in known:
-        do = "export an int8 graph and give --backend, or leave --precision out"
-        raise UserError("--precision", f"one of {', '.join(known)} with --backend {backend}", precision, do)
+def _check(backend: str, engine: str, overwrite: bool) -> None:
     if engine == "ray" and backend != "torch":
-        raise UserError("--backend", "torch with --engine ray", backend, "leave --backend out")
+        raise UserError("--backend", "torch with --engine ray", backend, "remove --backend")
     if engine == "ray" and overwrite:
-        raise UserError("--overwrite", "left out with --engine ray", "it", "name a new folder")
+        do = "remove it, or name a new output folder"
+        raise UserError("--overwrite", "absent with --engine ray", "it", do)

@@ -14,8 +14,8 @@ from diffcse.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from diffcse.encoding.encode import Encoder
     from diffcse.evaluation.embed import Embedded
-    from diffcse.evaluation.load import TextEncoder
     from diffcse.evaluation.suite import Plan
     from diffcse.evaluation.tasks import ScoredPairs
 
@@ -165,7 +165,7 @@ def check_comparable(plan: Plan) -> None:
         raise UserError("--compare", "used with tasks that have Spearman", "none of them", do)
 
 
-def run(model: str, encoder: TextEncoder, plan: Plan) -> tuple[dict[str, Any], Embedded]:
+def run(model: str, encoder: Encoder, plan: Plan) -> tuple[dict[str, Any], Embedded]:
     """Evaluate one model; says on stderr how far it is."""
     import time
 
@@ -176,10 +176,9 @@ def run(model: str, encoder: TextEncoder, plan: Plan) -> tuple[dict[str, Any], E
 
     err, start = Console(stderr=True), time.perf_counter()
     with progress(err, "encoding") as advance:
-        encoder.on_progress = advance
-        embedded = embed(encoder.encode, plan.sentences())
+        embedded = embed(lambda sentences: encoder.encode(sentences, on_progress=advance), plan.sentences())
     about = encoding(embedded, plan, time.perf_counter() - start)
-    about |= {"truncated": encoder.truncated, "limit": encoder.limit}
+    about |= {"truncated": encoder.truncated, "limit": encoder.limit, "unknown": encoder.unknown}
     with err.status("scoring") as status:
         on_task = lambda name: status.update(f"scoring {name}")  # noqa: E731
         found = results(embedded, plan, model=model, on_task=on_task)

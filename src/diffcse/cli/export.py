@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,14 +18,14 @@ def export(
         typer.Option(help="What shall run it: ONNX Runtime or OpenVINO.", show_default=False),
     ],
     int8: Annotated[
-        bool, typer.Option("--int8", help="An int8 graph beside the float32 one; prints how far it is off.")
+        bool, typer.Option("--int8", help="Also an int8 graph; prints how far its vectors are from the original's.")
     ] = False,
     output: Annotated[
-        Optional[Path],  # noqa: UP045  (typer reads this form on 3.10)
+        Path | None,
         typer.Option("--output", "-o", help="A new folder for the model and the graph. Default: MODEL itself."),
     ] = None,
     check: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Text to compare on, a sentence a line (the first 1,000). Default: Python's documentation."),
     ] = None,
     trust_remote_code: TRUST = False,
@@ -42,14 +42,12 @@ def export(
     folder = _folder(model, output)
     sentences = None if check is None else _lines(check)
     quiet_libraries()
-    found = export_model(
-        load_encoder(model, trust_remote_code=trust_remote_code), folder, to, int8=int8, sentences=sentences
-    )
-    console = Console(highlight=False)
-    for one in found:
-        console.print(f"{folder / one.file}: {one.precision}, {one.megabytes:.1f} MB", soft_wrap=True)
-        told = f"largest difference {one.max_abs_difference:.1e}, mean cosine {one.mean_cosine:.6f}"
-        console.print(f"  on {one.sentences} sentences: {told}, lowest {one.lowest_cosine:.6f}", soft_wrap=True)
+    encoder = load_encoder(model, trust_remote_code=trust_remote_code)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for graph in export_model(encoder, folder, to, int8=int8, sentences=sentences):
+        console.print(f"{folder / graph.file}: {graph.precision}, {graph.megabytes:.1f} MB")
+        figures = f"largest difference {graph.max_abs_difference:.1e}, mean cosine {graph.mean_cosine:.6f}"
+        console.print(f"  on {graph.sentences} sentences: {figures}, lowest {graph.lowest_cosine:.6f}")
 
 
 def _folder(model: str, output: Path | None) -> Path:
@@ -67,6 +65,6 @@ def _folder(model: str, output: Path | None) -> Path:
 def _lines(path: Path) -> list[str]:
     from itertools import islice
 
-    from diffcse.text.stream import open_texts
+    from diffcse.text.stream import open_texts, repaired
 
-    return list(islice(open_texts(str(path), skip_blank=True), 1000))
+    return [repaired(text) for text in islice(open_texts(str(path), skip_blank=True), 1000)]

@@ -17,8 +17,11 @@ def similarity(
     trust_remote_code: TRUST = False,
 ) -> None:
     """Print the cosine similarity of two sentences, -1 to 1."""
-    from diffcse.encoding.encode import EncodeSettings, encode
+    from diffcse.encoding.encode import Encoder
+    from diffcse.vectors import cosines
 
-    encoder = loader(model, device, trust_remote_code)()
-    ours, theirs = encode(encoder, [first, second], EncodeSettings(normalize=True)).vectors
-    typer.echo(f"{float(ours @ theirs):.4f}")
+    encoder = Encoder(loader(model, device, trust_remote_code)())
+    vectors = encoder.encode([first, second])
+    typer.echo(f"{float(cosines(vectors[:1], vectors[1:])[0, 0]):.4f}")
+    if encoder.unknown:
+        typer.echo(f"diffcse: {encoder.unknown} of 2 texts are mostly words that this model does not know", err=True)

@@ -23,35 +23,35 @@ from filelock import FileLock, Timeout
 from rich.filesize import decimal
 from sentence_transformers import SentenceTransformer
 
-from diffcse.encoding.encode import Encoded, EncodeSettings, Forward, encode_chunks
+from diffcse.encoding.backends import Backend
+from diffcse.encoding.encode import Encoded, Encoder, EncodeSettings, check_precision
 from diffcse.encoding.sinks import SINKS, DType, Sink
 from diffcse.errors import UserError
 from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint
+from diffcse.settings import Checked
 from diffcse.text.stream import Texts, open_texts, repaired
 
 _VERSION = 1
 Progress = Callable[[int, int | None], None]
 """Called with the rows done and all rows; None where their number is not known beforehand."""
 
-MakeForward = Callable[[SentenceTransformer], Forward]
-"""Gives what takes a batch through the model, once the model is loaded."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class BulkSettings:
+class BulkSettings(Checked):
     """How texts become rows of a file."""
 
     dtype: DType = "float32"
-    """Type of the numbers; int8 keeps each row's direction and not its length."""
+    """Type of the numbers written; int8 scales each vector by itself, which cosines do not feel."""
     encoding: EncodeSettings = field(default_factory=lambda: EncodeSettings(normalize=True))
     """Limits, precision and normalization."""
-    backend: str = "torch"
-    """What takes a batch through the model: torch, or an exported graph as `onnx fp32`."""
+    backend: Backend = "torch"
+    """What runs the model; onnx and openvino run what `diffcse export` put into its folder."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         if self.dtype == "int8" and not self.encoding.normalize:
-            raise UserError("int8", "used with normalized vectors", "no normalization", "leave out --no-normalize")
+            raise UserError("int8", "used with normalized vectors", "no normalization", "remove --no-normalize")
+        check_precision(self.backend, self.encoding.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,8 @@ class Counts:
     """Texts cut at the token limit."""
     blank: int = 0
     """Blank texts among the rows."""
+    unknown: int = 0
+    """Texts of mostly unknown tokens."""
     repaired: int = 0
     """Texts with bytes that are not UTF-8, encoded with a replacement character for each."""
     digest: str = ""
@@ -88,7 +90,7 @@ def encode_file(
     *,
     column: str | None = None,
     overwrite: bool = False,
-    forward: MakeForward | None = None,
+    folder: str | Path | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Counts:
     """Write the vector of every line of `given` to `output`; the same call goes on where a killed one was.
@@ -100,7 +102,7 @@ def encode_file(
         settings: type of the numbers, limits, precision.
         column: as for `open_texts`.
         overwrite: replace an existing output, at the end.
-        forward: gives what takes a batch through the model, where that is not PyTorch.
+        folder: the model's folder, for a backend other than torch.
         on_progress: told the rows done.
 
     Raises:
@@ -115,10 +117,9 @@ def encode_file(
     texts = open_texts(given, column=column)
     total = texts.count()
     model = load()
-    through = None if forward is None else forward(model)
     sink = kind(work, int(model.get_embedding_dimension() or 0), settings.dtype)
     with exclusive(work), tidy_if_nothing_done(work):
-        counts = run(texts, work, model, settings, sink=sink, total=total, forward=through, on_progress=on_progress)
+        counts = run(texts, work, model, settings, sink=sink, total=total, folder=folder, on_progress=on_progress)
         with saying_what_to_do(work, counts.rows):
             sink.finish()
             _save(work, dataclasses.replace(counts, finished=True))
@@ -163,7 +164,7 @@ def run(
     sink: Sink,
     total: int | None,
     on_progress: Progress,
-    forward: Forward | None = None,
+    folder: str | Path | None = None,
 ) -> Counts:
     """Append the vectors of all texts to the sink, from the first row that is not safely in it yet.
 
@@ -175,15 +176,15 @@ def run(
         sink: in `work`.
         total: number of texts, for the progress and the check of the disk.
         on_progress: told the rows done.
-        forward: what takes a batch through the model; None for PyTorch.
+        folder: the model's folder, for a backend other than torch.
     """
     counts = begin(work, {"model": fingerprint(model), "file": type(sink).__name__}, settings)
     with saying_what_to_do(work, counts.rows):
         sink.rollback(counts.rows)
     _check_disk(work, model, settings, counts.rows, total)
     reader = _Reader(texts, counts)
-    how = {} if forward is None else {"forward": forward}
-    for encoded in encode_chunks(model, reader, settings.encoding, **how):
+    encoder = Encoder(model, backend=settings.backend, settings=settings.encoding, folder=folder)
+    for encoded in encoder.chunks(reader):
         taken, after = reader.take(counts, encoded)
         with saying_what_to_do(work, counts.rows):
             sink.append(taken, encoded.vectors)
@@ -221,6 +222,7 @@ class _Reader:
             counts,
             rows=counts.rows + len(texts),
             truncated=counts.truncated + encoded.truncated,
+            unknown=counts.unknown + int(encoded.unknown.sum()),
             blank=counts.blank + sum(not text.strip() for text in texts),
             repaired=counts.repaired + sum(text != before for text, before in zip(texts, raw, strict=True)),
             digest=self.hash.hexdigest(),

@@ -1,54 +1,62 @@
-"""Vectors of many sentences, fast and exact: sorted by length, batched by tokens, tokenised beside the model.
+"""Vectors of many sentences, fast and exact: sorted by length, batched by tokens, tokenised while the model works.
 
-Legend: `N` sentences, `B` of them in one batch, `T` tokens of a batch without padding, `L` of its longest sentence,
-`H` hidden.
+Legend: `N` sentences, `B` of them in one batch, `H` numbers of a vector.
 
 A stream is cut into chunks; while the model works on one, a thread tokenises the next. Within a chunk, sentences are
 sorted by length, so that a batch holds next to no padding. A chunk's vectors depend on its sentences alone, so work
-that was stopped between two chunks goes on with bit-identical results.
+that was stopped between two chunks, or spread over processes, ends with the same bits.
 """
 
 from __future__ import annotations
 
-import copy
-import logging
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from torch import Tensor
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding, Transformer
 from transformers import PreTrainedTokenizerBase
 
-from diffcse.config import Pooler
+from diffcse.config import BUNDLED
+from diffcse.encoding.backends import Backend, Forward, TokenBatch, as_device, open_graph, torch_forward
+from diffcse.encoding.prompts import resolve_prompt
+from diffcse.encoding.tokenise import (
+    Tokeniser,
+    Tokens,
+    as_sentences,
+    check_text,
+    encode_fast,
+    limit,
+    mostly_unknown,
+    reads_plain_text,
+)
 from diffcse.errors import UserError
-from diffcse.kernels import packing
 from diffcse.kernels.memory import give_back
-from diffcse.method import pooling
-from diffcse.persistence.save import ONE_LAYER
+from diffcse.persistence.load import load_encoder
+from diffcse.resources import bundled
+from diffcse.settings import Checked
+from diffcse.vectors import Vectors, check_dims
 
-log = logging.getLogger(__name__)
-
-Vectors = NDArray[np.float32]
-Precision = Literal["float32", "float16", "bfloat16"]
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
 
 _CPU_BATCH_TOKENS = 1024  # more makes a CPU slower: the activations leave its cache
 _GPU_BATCH_TOKENS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeSettings:
+class EncodeSettings(Checked):
     """How sentences become vectors."""
 
     max_tokens: int | None = None
-    """Longest sentence (tokens, special ones included); longer ones are cut. None: the model's own limit."""
+    """Longest text (tokens, special ones included); longer ones are cut. None: the model's own limit."""
     batch_tokens: int | None = None
     """Largest batch (tokens, padding included); a single longer sentence is a batch by itself. None: 1,024 on a CPU,
     16,384 on a GPU."""
@@ -57,30 +65,19 @@ class EncodeSettings:
     chunk_characters: int = 8_000_000
     """Characters after which a chunk ends early."""
     precision: Precision = "float32"
-    """Arithmetic of the model; float16 and bfloat16 through autocast. Vectors are float32 in any case."""
+    """Arithmetic of the model: float32; float16 or bfloat16 with torch (autocast); int8 with an exported graph. The
+    vectors are float32 in any case."""
+    dims: int | None = None
+    """Keep only the first numbers of a vector, for models trained to be shortened (Matryoshka). None: all."""
     normalize: bool = False
-    """Scale every vector to length 1."""
+    """Scale every vector to length 1, after any shortening."""
+    prompt: str | None = None
+    """Words in front of every text. None: the model's default prompt, if it has one; empty: none at all."""
 
-    def __post_init__(self) -> None:
-        for name in ("max_tokens", "batch_tokens", "chunk_sentences", "chunk_characters"):
+    def _check(self) -> None:
+        for name in ("max_tokens", "batch_tokens", "chunk_sentences", "chunk_characters", "dims"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(name, "at least 1", value, "give a positive number")
-        if self.precision not in get_args(Precision):
-            raise UserError("precision", f"one of {', '.join(get_args(Precision))}", self.precision, "use float32")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenBatch:
-    """Sentences of one batch, one after the other, without padding.
-
-    Attributes:
-        input_ids: shape (T,), special tokens included.
-        lengths: tokens of each sentence, shape (B,), from long to short.
-    """
-
-    input_ids: NDArray[np.int32]
-    lengths: NDArray[np.int64]
+            self._need(name, value is None or value >= 1, "at least 1", "give a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,46 +87,189 @@ class Encoded:
     Attributes:
         vectors: shape (N, H).
         truncated: how many of the sentences were longer than the limit and lost their end.
+        unknown: (N,), True for a sentence of mostly unknown tokens; vectors of different such sentences may be equal.
     """
 
     vectors: Vectors
     truncated: int
+    unknown: NDArray[np.bool_]
 
 
-Forward = Callable[[SentenceTransformer, TokenBatch], Tensor]
-"""A batch through the model: (B, H), any float type, on the model's device."""
+class Encoder:
+    """Runs sentences through a model in batches, whatever runs the model and whatever kind of model it is.
 
+    float32 vectors equal sentence-transformers' own to rounding. Models that are no Transformer on plain token ids
+    (word vectors, slow tokenizers, chat templates) go through sentence-transformers' encode, with the same limits and
+    counts.
 
-def torch_forward(model: SentenceTransformer, batch: TokenBatch) -> Tensor:
-    """The batch without padding where the model allows it, else in one padded rectangle (B, L).
+    Args:
+        model: a SentenceTransformer, or what `load_encoder` takes: a folder, a Hub name, None for the bundled one.
+        backend: torch; onnx or openvino for the graph that `diffcse export` put into the model's folder (settings'
+            precision names which: float32 or int8); or a function that takes a batch through the model.
+        settings: limits, precision, prompt and form of the vectors.
+        folder: the model's folder, for a graph of a model that is loaded already.
+        device: where to compute; None leaves a loaded model where it is and takes a GPU, if there is one, for others.
 
-    Without padding, a [CLS] model's last layer computes no more than the [CLS] rows need.
+    Attributes:
+        model: the SentenceTransformer.
+        settings: what holds unless a call says otherwise.
+        texts, truncated, unknown: how many sentences so far, how many of them were cut at the token limit, and how
+            many consisted mostly of unknown tokens.
+
+    Raises:
+        UserError: no such model, graph or device, or a precision that the backend does not have.
     """
-    here = torch.arange(int(batch.lengths[0])) < torch.from_numpy(batch.lengths)[:, None]
-    input_ids = torch.full(here.shape, model.tokenizer.pad_token_id or 0)
-    input_ids[here] = torch.from_numpy(batch.input_ids).long()
-    features = {"input_ids": input_ids, "attention_mask": here.long()}
-    features = {name: value.to(model.device, non_blocking=True) for name, value in features.items()}
-    pooler = _plain_pooler(model)
-    if pooler is not None:
-        backbone: Any = model[0].model
-        vectors = {"sentence_embedding": pooling.encode(backbone, **features, pooler=pooler, padding_free=True)}
-        for module in list(model)[2:]:
-            vectors = module(vectors)
-        return vectors["sentence_embedding"]
-    if "token_type_ids" in model.tokenizer.model_input_names:
-        features["token_type_ids"] = torch.zeros_like(features["input_ids"])
-    return model({**features, "modality": "text"})["sentence_embedding"]
 
+    def __init__(
+        self,
+        model: SentenceTransformer | str | Path | None = None,
+        *,
+        backend: Backend | Forward = "torch",
+        settings: EncodeSettings = EncodeSettings(),
+        folder: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        check_precision(backend, settings.precision)
+        graph = backend if backend in ("onnx", "openvino") else None
+        if not isinstance(model, SentenceTransformer):
+            folder = model
+            model = load_encoder(model).to(as_device("cpu" if graph else device))
+        elif device is not None:
+            model.to(as_device(device))
+        self.model, self.settings, self.backend = model, settings, backend
+        self.texts = self.truncated = self.unknown = 0
+        self._plain, self._tokenisers = reads_plain_text(model), dict[int | None, Tokeniser]()
+        if settings.dims is not None:
+            check_dims(settings.dims, _width(model))
+        if graph is not None:
+            place = bundled() if folder in (None, BUNDLED) else Path(folder or "").expanduser()
+            precision: Any = settings.precision
+            self._forward: Forward = open_graph(model.to("cpu"), place, graph, precision)  # type: ignore[arg-type]
+        else:
+            self._forward = backend if callable(backend) else torch_forward
 
-def _plain_pooler(model: SentenceTransformer) -> Pooler | None:
-    """The pooling of a model that can go without padding and has nothing but scaling behind it; None for others."""
-    modules: list[Any] = list(model)
-    pooled = len(modules) > 1 and isinstance(modules[1], Pooling)
-    if not pooled or not all(isinstance(module, Normalize) for module in modules[2:]):
-        return None
-    pooler = ONE_LAYER.get(str(modules[1].pooling_mode))
-    return pooler if pooler and packing.supports(modules[0].model) else None
+    @property
+    def limit(self) -> int | None:
+        """Tokens that are read of a text; None if there is no limit."""
+        return limit(self.model, self.settings.max_tokens)
+
+    @property
+    def width(self) -> int:
+        """H, the numbers of a vector."""
+        return self.settings.dims or _width(self.model)
+
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        *,
+        prompt: str | None = None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Vectors:
+        """Vectors (N, H); (1, H) for a single string.
+
+        Args:
+            sentences: N of them: a list, tuple, array, column or generator.
+            prompt: words in front of each; None for the settings' prompt, else the model's default one.
+            on_progress: called with the sentences done and all.
+
+        Raises:
+            UserError: something that is not text, or vectors that are not finite.
+        """
+        return self.run(sentences, prompt=prompt, on_progress=on_progress).vectors
+
+    def encode_query(self, sentences: str | Iterable[str], **how: Any) -> Vectors:
+        """`encode` with the model's prompt for queries, where it has one."""
+        return self.encode(sentences, prompt=resolve_prompt(self.model, "query"), **how)
+
+    def encode_document(self, sentences: str | Iterable[str], **how: Any) -> Vectors:
+        """`encode` with the model's prompt for documents, where it has one."""
+        return self.encode(sentences, prompt=resolve_prompt(self.model, "document"), **how)
+
+    def run(
+        self,
+        sentences: str | Iterable[str],
+        *,
+        prompt: str | None = None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        settings: EncodeSettings | None = None,
+    ) -> Encoded:
+        """`encode` with the counts: what was cut, and which sentences the model could not read."""
+        texts = as_sentences(sentences)
+        settings = self._settings(settings, prompt)
+        vectors = np.empty((len(texts), settings.dims or _width(self.model)), dtype=np.float32)
+        unknown = np.zeros(len(texts), dtype=np.bool_)
+        done = truncated = 0
+        for chunk in self.chunks(texts, settings=settings):
+            rows = slice(done, done + len(chunk.vectors))
+            vectors[rows], unknown[rows] = chunk.vectors, chunk.unknown
+            done, truncated = rows.stop, truncated + chunk.truncated
+            on_progress(done, len(texts))
+        return Encoded(vectors=vectors, truncated=truncated, unknown=unknown)
+
+    def chunks(
+        self, sentences: Iterable[str], *, prompt: str | None = None, settings: EncodeSettings | None = None
+    ) -> Iterator[Encoded]:
+        """The same for a stream of any length: memory holds two chunks, not the stream."""
+        settings = self._settings(settings, prompt)
+        groups = chunks(sentences, settings)
+        first = list(itertools.islice(groups, 2))
+        if len(first) < 2:  # a small input is worth no thread and no tidying
+            yield from (self.chunk(texts, settings=settings) for texts in first)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as worker:
+            ahead = worker.submit(self._tokens, first[0], settings)
+            for texts in itertools.chain(first[1:], groups):
+                following = worker.submit(self._tokens, texts, settings)
+                yield self._encode(ahead.result(), settings)
+                give_back()
+                ahead = following
+            yield self._encode(ahead.result(), settings)
+
+    def chunk(self, texts: list[str], *, settings: EncodeSettings | None = None) -> Encoded:
+        """The vectors of one chunk, which depend on its texts alone."""
+        settings = settings or self.settings
+        return self._encode(self._tokens(texts, settings), settings)
+
+    def _settings(self, settings: EncodeSettings | None, prompt: str | None) -> EncodeSettings:
+        settings = settings or self.settings
+        return settings if prompt is None else replace(settings, prompt=prompt)
+
+    def _tokens(self, texts: list[str], settings: EncodeSettings) -> Tokens | list[str]:
+        """Token ids with the prompt in front; the texts themselves for models that sentence-transformers runs."""
+        if not self._plain:
+            return texts
+        prompt = resolve_prompt(self.model, text=settings.prompt)
+        key = limit(self.model, settings.max_tokens)
+        if key not in self._tokenisers:
+            self._tokenisers[key] = Tokeniser(self.model, settings.max_tokens)
+        return self._tokenisers[key]([prompt + text for text in texts] if prompt else texts)
+
+    def _encode(self, work: Tokens | list[str], settings: EncodeSettings) -> Encoded:
+        with torch.inference_mode(), _evaluating(self.model), _arithmetic(self.model, settings.precision):
+            if isinstance(work, Tokens):
+                vectors, truncated, unknown = self._batched(work, settings), work.truncated, work.unknown
+            else:
+                vectors, truncated, unknown = _by_library(self.model, work, settings)
+            vectors = vectors if settings.dims is None else vectors[:, : settings.dims]
+            if settings.normalize:
+                vectors = torch.nn.functional.normalize(vectors, dim=1)
+            array = np.ascontiguousarray(vectors.cpu().numpy())  # the only wait for the device in a chunk
+        _check_finite(array)
+        self.texts, self.truncated = self.texts + len(array), self.truncated + truncated
+        self.unknown += int(unknown.sum())
+        return Encoded(vectors=array, truncated=truncated, unknown=unknown)
+
+    def _batched(self, tokens: Tokens, settings: EncodeSettings) -> torch.Tensor:
+        ids = tokens.input_ids
+        lengths = np.array([len(row) for row in ids], dtype=np.int64)
+        budget = settings.batch_tokens or usual_batch_tokens(self.model.device)
+        order = np.argsort(-lengths, kind="stable")
+        out = torch.empty((len(ids), _width(self.model)), device=self.model.device)
+        for place in batches(lengths[order], budget):
+            rows = order[place]
+            batch = TokenBatch(input_ids=np.concatenate([ids[row] for row in rows]), lengths=lengths[rows])
+            out[torch.from_numpy(rows).to(out.device)] = self._forward(self.model, batch).float()
+        return out
 
 
 def encode(
@@ -137,61 +277,37 @@ def encode(
     sentences: Sequence[str],
     settings: EncodeSettings = EncodeSettings(),
     *,
-    forward: Forward = torch_forward,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Encoded:
-    """Encode sentences on the model's device; float32 equals sentence-transformers' own result to rounding.
-
-    Args:
-        model: Transformer, Pooling and any modules behind them.
-        sentences: N of them.
-        settings: limits and precision.
-        forward: what takes a batch through the model.
-        on_progress: called with the number of sentences done.
-
-    Raises:
-        UserError: something that is not text, or vectors that are not finite.
-    """
-    vectors = np.empty((len(sentences), _width(model)), dtype=np.float32)
-    done = truncated = 0
-    for chunk in encode_chunks(model, sentences, settings, forward=forward):
-        vectors[done : done + len(chunk.vectors)] = chunk.vectors
-        done += len(chunk.vectors)
-        truncated += chunk.truncated
-        on_progress(done)
-    return Encoded(vectors=vectors, truncated=truncated)
+    """`Encoder(model).run(sentences)`, for a single call."""
+    return Encoder(model, settings=settings).run(sentences, on_progress=lambda done, total: on_progress(done))
 
 
 def encode_stream(
-    model: SentenceTransformer,
-    sentences: Iterable[str],
-    settings: EncodeSettings = EncodeSettings(),
-    *,
-    forward: Forward = torch_forward,
+    model: SentenceTransformer, sentences: Iterable[str], settings: EncodeSettings = EncodeSettings()
 ) -> Iterator[Vectors]:
-    """Arrays (n, H) that follow the sentences of a stream of any length; memory holds two chunks, not the stream."""
-    return (chunk.vectors for chunk in encode_chunks(model, sentences, settings, forward=forward))
+    """Arrays (n, H) that follow the sentences of a stream of any length."""
+    return (chunk.vectors for chunk in encode_chunks(model, sentences, settings))
 
 
 def encode_chunks(
-    model: SentenceTransformer,
-    sentences: Iterable[str],
-    settings: EncodeSettings = EncodeSettings(),
-    *,
-    forward: Forward = torch_forward,
+    model: SentenceTransformer, sentences: Iterable[str], settings: EncodeSettings = EncodeSettings()
 ) -> Iterator[Encoded]:
-    """The chunks of `encode_stream`, each with its count of truncated sentences."""
-    tokenise = Tokeniser(model, settings.max_tokens)
-    with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as worker:
-        ahead = None
-        for texts in chunks(sentences, settings):
-            following = worker.submit(tokenise, texts)
-            if ahead is not None:
-                yield _encode_chunk(model, ahead.result(), settings, forward)
-                give_back()
-            ahead = following
-        if ahead is not None:
-            yield _encode_chunk(model, ahead.result(), settings, forward)
+    """`Encoder(model).chunks(sentences)`, for a single stream."""
+    return Encoder(model, settings=settings).chunks(sentences)
+
+
+def check_precision(backend: Any, precision: str) -> None:
+    """Refuse an arithmetic that the backend does not have.
+
+    Raises:
+        UserError: int8 with torch, or a half precision with a graph.
+    """
+    known = ("float32", "int8") if backend in ("onnx", "openvino") else ("float32", "float16", "bfloat16")
+    if precision not in known:
+        name = backend if isinstance(backend, str) else "torch"
+        do = "export an int8 graph and choose its backend, or leave the precision at float32"
+        raise UserError("precision", f"one of {', '.join(known)} with backend {name}", precision, do)
 
 
 def usual_batch_tokens(device: torch.device) -> int:
@@ -200,7 +316,7 @@ def usual_batch_tokens(device: torch.device) -> int:
 
 
 def chunks(sentences: Iterable[str], settings: EncodeSettings) -> Iterator[list[str]]:
-    """Consecutive groups of sentences, bounded in number and in characters; the check that each is text.
+    """Consecutive groups of sentences, bounded in number and in characters; checks that each is text.
 
     >>> list(chunks("abc", EncodeSettings(chunk_sentences=2)))
     [['a', 'b'], ['c']]
@@ -208,8 +324,7 @@ def chunks(sentences: Iterable[str], settings: EncodeSettings) -> Iterator[list[
     group: list[str] = []
     characters = 0
     for number, sentence in enumerate(sentences):
-        if not isinstance(sentence, str):
-            raise UserError(f"sentence {number}", "text", type(sentence).__name__, "give strings")
+        check_text(number, sentence)
         group.append(sentence)
         characters += len(sentence)
         if len(group) == settings.chunk_sentences or characters >= settings.chunk_characters:
@@ -232,87 +347,38 @@ def batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
     return (slice(start, stop) for start, stop in pairwise(cuts))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tokens:
-    """Token ids of a chunk: one array a sentence, and how many of the sentences were cut."""
-
-    input_ids: list[NDArray[np.int32]]
-    truncated: int
-
-
-class Tokeniser:
-    """Sentences to token ids on a copy of the model's tokenizer, whose own settings stay as they are.
-
-    Args:
-        model: must begin with a Transformer that reads plain text.
-        max_tokens: longest sentence; never more than the model's own limit.
-
-    Raises:
-        UserError: for a model that sentence-transformers itself would feed otherwise (chat templates, prompts, images).
-    """
-
-    def __init__(self, model: SentenceTransformer, max_tokens: int | None = None) -> None:
-        _check_supported(model)
-        tokenizer = model.tokenizer
-        limits = [limit for limit in (max_tokens, model.max_seq_length) if limit is not None]
-        self.limit = min(limits, default=None)
-        fewest = tokenizer.num_special_tokens_to_add() + 1
-        if self.limit is not None and self.limit < fewest:
-            raise UserError("max_tokens", f"at least {fewest}", self.limit, "leave room for a word")
-        self._fast: Any = copy.deepcopy(tokenizer.backend_tokenizer)
-        self._fast.no_padding()
-        self._fast.no_truncation()
-        if self.limit is not None:
-            self._fast.enable_truncation(self.limit, direction=tokenizer.truncation_side)
-
-    def __call__(self, texts: list[str]) -> Tokens:
-        """Token ids of each text, cut at the limit."""
-        try:
-            encodings = self._fast.encode_batch_fast(texts)
-        except (TypeError, UnicodeError):  # a lone surrogate, which no UTF-8 text can hold
-            number = next(i for i, text in enumerate(texts) if not _is_utf8(text))
-            what = f"sentence {number} of its chunk"
-            raise UserError(what, "Unicode text", "a lone surrogate", "decode the bytes again, as UTF-8") from None
-        ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-        cut = sum(len(encoding) == self.limit and bool(encoding.overflowing) for encoding in encodings)
-        return Tokens(input_ids=ids, truncated=cut)
+def _by_library(
+    model: SentenceTransformer, texts: list[str], settings: EncodeSettings
+) -> tuple[torch.Tensor, int, NDArray[np.bool_]]:
+    """Vectors by sentence-transformers' own encode, and the counts as far as the model's tokenizer is one we know."""
+    prompt = resolve_prompt(model, text=settings.prompt)
+    how: dict[str, Any] = {"prompt": prompt} if prompt else {"prompt": ""}
+    if settings.max_tokens is not None and isinstance(model[0], Transformer):
+        how["processing_kwargs"] = {"text": {"max_length": limit(model, settings.max_tokens)}}
+    vectors = model.encode(texts, show_progress_bar=False, convert_to_tensor=True, **how)
+    truncated, unknown = _counted(model, [prompt + text for text in texts], settings)
+    return vectors.float().reshape(len(texts), _width(model)), truncated, unknown
 
 
-def _check_supported(model: SentenceTransformer) -> None:
-    first, tokenizer = model[0], model.tokenizer
-    plain = (
-        isinstance(first, Transformer)
-        and isinstance(tokenizer, PreTrainedTokenizerBase)
-        and tokenizer.is_fast
-        and "text" in first.modality_config
-        and "message" not in first.modality_config
-        and model.default_prompt_name is None
-        and not any(tokenizer("a")["token_type_ids"] if "token_type_ids" in tokenizer.model_input_names else [])
-    )
-    if not plain:
-        do = "use sentence-transformers' own encode for it"
-        raise UserError("the model", "a Transformer that reads plain text without a prompt", type(first).__name__, do)
+def _counted(model: SentenceTransformer, texts: list[str], settings: EncodeSettings) -> tuple[int, NDArray[np.bool_]]:
+    most, tokenizer = limit(model, settings.max_tokens), model.tokenizer
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        ids = [np.array(row, np.int32) for row in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
+        unknown_id = -1 if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
+        cut = 0 if most is None else sum(len(row) > most for row in ids)
+        return cut, mostly_unknown(ids, unknown_id, tokenizer.num_special_tokens_to_add())
+    if isinstance(model[0], StaticEmbedding):  # on a tokenizer of the library `tokenizers`
+        encodings = encode_fast(tokenizer, texts, special=False)
+        unknown_id = next((i for i in map(tokenizer.token_to_id, ("[UNK]", "<unk>")) if i is not None), -1)
+        return 0, mostly_unknown([np.array(row.ids, np.int32) for row in encodings], unknown_id, 0)
+    return 0, np.zeros(len(texts), dtype=np.bool_)
 
 
-def _encode_chunk(model: SentenceTransformer, tokens: Tokens, settings: EncodeSettings, forward: Forward) -> Encoded:
-    ids = tokens.input_ids
-    lengths = np.array([len(one) for one in ids], dtype=np.int64)
-    budget = settings.batch_tokens or usual_batch_tokens(model.device)
-    order = np.argsort(-lengths, kind="stable")
-    out = torch.empty((len(ids), _width(model)), device=model.device)
-    with torch.inference_mode(), _evaluating(model), _arithmetic(model, settings.precision):
-        for place in batches(lengths[order], budget):
-            rows = order[place]
-            batch = TokenBatch(input_ids=np.concatenate([ids[row] for row in rows]), lengths=lengths[rows])
-            out[torch.from_numpy(rows).to(out.device)] = forward(model, batch).float()
-        if settings.normalize:
-            out = torch.nn.functional.normalize(out, dim=1)
-        vectors = out.cpu().numpy()  # the only wait for the device in a chunk
-    if not np.isfinite(vectors).all():
-        broken = int((~np.isfinite(vectors).all(axis=1)).sum())
+def _check_finite(vectors: Vectors) -> None:
+    broken = int((~np.isfinite(vectors).all(axis=1)).sum())
+    if broken:
         do = "use precision float32, or check the model's weights"
         raise UserError("sentence vectors", "finite", f"NaN or infinity in {broken} of {len(vectors)}", do)
-    return Encoded(vectors=vectors, truncated=tokens.truncated)
 
 
 @contextmanager
@@ -326,17 +392,10 @@ def _evaluating(model: SentenceTransformer) -> Iterator[None]:
 
 
 def _arithmetic(model: SentenceTransformer, precision: Precision) -> Any:
-    if precision == "float32":
+    if precision in ("float32", "int8"):
         return nullcontext()
     return torch.autocast(model.device.type, dtype=getattr(torch, precision))
 
 
 def _width(model: SentenceTransformer) -> int:
     return int(model.get_embedding_dimension() or 0)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False

@@ -113,6 +113,7 @@ class Worker:
         counts = Counts(
             rows=len(texts),
             truncated=encoded.truncated,
+            unknown=int(encoded.unknown.sum()),
             blank=sum(not text.strip() for text in texts),
             repaired=sum(text != before for text, before in zip(texts, raw, strict=True)),
         )
@@ -287,5 +288,5 @@ def _counts(part: Path) -> Counts:
 
 
 def _sum(counts: list[Counts]) -> Counts:
-    names = ("rows", "truncated", "blank", "repaired")
+    names = ("rows", "truncated", "blank", "unknown", "repaired")
     return Counts(**{name: sum(getattr(one, name) for one in counts) for name in names})

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from diffcse.encoding.encode import Vectors
+from diffcse.vectors import Vectors
 
 DType = Literal["float32", "float16", "int8"]
 

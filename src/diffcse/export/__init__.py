@@ -1,4 +1,5 @@
 """A model folder that ONNX Runtime or OpenVINO can run too.
 
-export: made, checked against the original, then put in place. graphs: one graph, made, quantised and run.
+export: a graph is made, checked against the original, and put in place atomically. graphs: how a graph is made and
+quantised (encoding/backends runs it).
 """

@@ -1,4 +1,4 @@
-"""One graph from tokens to token vectors, made, quantised and run by ONNX Runtime or OpenVINO.
+"""One graph from tokens to token vectors, made and quantised for ONNX Runtime or OpenVINO.
 
 Legend: `B` sentences, `L` tokens of the longest, `H` hidden.
 
@@ -9,34 +9,22 @@ model takes the mean of several layers, that mean is in the graph.
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import WeightedLayerPooling
 from torch import Tensor, nn
 
-from diffcse.errors import MissingExtra, UserError
+from diffcse.encoding.backends import OUTPUT, GraphBackend, Inputs, import_extra, input_names, only_errors
+from diffcse.errors import UserError
 
-Backend = Literal["onnx", "openvino"]
-ExportPrecision = Literal["fp32", "int8"]
-Inputs = dict[str, NDArray[np.int64]]
-Run = Callable[[Inputs], NDArray[np.float32]]
-"""Token ids and masks (B, L) to token vectors (B, L, H)."""
-
-_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-_OUTPUT = "last_hidden_state"
 _OPSET = 17  # the first with LayerNormalization, which keeps the graph small and quick
 _LARGEST = 2_000_000_000  # bytes of weights; protobuf ends at 2 GiB
 
@@ -66,15 +54,6 @@ class TokenVectors(nn.Module):
         return self.layers({**features, "attention_mask": attention_mask})["token_embeddings"]
 
 
-def input_names(model: SentenceTransformer) -> list[str]:
-    """Inputs that the tokenizer makes and the backbone uses, in the usual order."""
-    backbone: Any = model[0].model
-    used = set(inspect.signature(backbone.forward).parameters) & set(model.tokenizer.model_input_names)
-    if not getattr(backbone.config, "type_vocab_size", 0):  # DeBERTa takes token types and does nothing with them
-        used -= {"token_type_ids"}
-    return [name for name in _NAMES if name in used]
-
-
 def tokenised(model: SentenceTransformer, sentences: Sequence[str]) -> dict[str, Tensor]:
     """The graph's inputs for some sentences: (B, L) each."""
     limit = model.max_seq_length
@@ -88,30 +67,25 @@ def tokenised(model: SentenceTransformer, sentences: Sequence[str]) -> dict[str,
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """What makes, quantises and runs a graph.
+    """What makes and quantises a graph; `encoding.backends` runs it.
 
     Attributes:
-        files: the graph's path in a model folder, by precision; where sentence-transformers, Transformers.js and Text
-            Embeddings Inference look for it.
         write: (model, some sentences, path) to a float32 graph.
         quantise: (float32 graph, path, batches of inputs to calibrate with) to an int8 graph.
-        load: path to what runs the graph.
     """
 
-    files: dict[ExportPrecision, str]
     write: Callable[[SentenceTransformer, Sequence[str], Path], None]
     quantise: Callable[[Path, Path, Sequence[Inputs]], None]
-    load: Callable[[Path], Run]
 
 
 def _write_onnx(model: SentenceTransformer, sentences: Sequence[str], path: Path) -> None:
-    _import("onnx", "onnx")
+    import_extra("onnx", "onnx")
     size = sum(value.nbytes for value in model[0].state_dict().values())
     if size > _LARGEST:
         rule = f"at most {_LARGEST / 1e9:.0f} GB of weights, what one ONNX file holds"
         raise UserError("the model", rule, f"{size / 1e9:.1f} GB", "use --to openvino")
     example = tokenised(model, sentences)
-    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in [*example, _OUTPUT]}
+    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in [*example, OUTPUT]}
     with _tracing(model) as graph:
         # The exporter by tracing: right for every family here, and 0.5 s where the one by torch.export takes 20 s.
         torch.onnx.export(
@@ -119,7 +93,7 @@ def _write_onnx(model: SentenceTransformer, sentences: Sequence[str], path: Path
             tuple(example.values()),
             str(path),
             input_names=list(example),
-            output_names=[_OUTPUT],
+            output_names=[OUTPUT],
             dynamic_axes=axes,
             opset_version=_OPSET,
             dynamo=False,
@@ -128,8 +102,8 @@ def _write_onnx(model: SentenceTransformer, sentences: Sequence[str], path: Path
 
 def _quantise_onnx(source: Path, path: Path, batches: Sequence[Inputs]) -> None:
     """Weights in 8 bits, activations quantised while it runs, so that nothing has to be calibrated."""
-    _import("onnx", "onnx")
-    quantization = _import("onnxruntime.quantization", "onnx")
+    import_extra("onnx", "onnx")
+    quantization = import_extra("onnxruntime.quantization", "onnx")
     with _quiet():
         quantization.quantize_dynamic(
             source,
@@ -142,20 +116,11 @@ def _quantise_onnx(source: Path, path: Path, batches: Sequence[Inputs]) -> None:
         )
 
 
-def _load_onnx(path: Path) -> Run:
-    runtime = _import("onnxruntime", "onnx")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run([_OUTPUT], inputs)[0]
-
-
 def _write_openvino(model: SentenceTransformer, sentences: Sequence[str], path: Path) -> None:
-    openvino = _import("openvino", "openvino")
+    openvino = import_extra("openvino", "openvino")
     with _tracing(model) as graph:
         made = openvino.convert_model(graph, example_input=tokenised(model, sentences))
-    made.outputs[0].get_tensor().set_names({_OUTPUT})
+    made.outputs[0].get_tensor().set_names({OUTPUT})
     _save_openvino(openvino, made, path)
 
 
@@ -168,7 +133,7 @@ def _save_openvino(openvino: Any, made: Any, path: Path) -> None:
 
 def _quantise_openvino(source: Path, path: Path, batches: Sequence[Inputs]) -> None:
     """Weights and activations in 8 bits, their ranges measured on real sentences."""
-    openvino, nncf = _import("openvino", "openvino"), _import("nncf", "openvino")
+    openvino, nncf = import_extra("openvino", "openvino"), import_extra("nncf", "openvino")
     with _quiet("nncf"), redirect_stdout(sys.stderr):  # its progress bars are no result
         made = nncf.quantize(
             openvino.Core().read_model(source),
@@ -179,31 +144,14 @@ def _quantise_openvino(source: Path, path: Path, batches: Sequence[Inputs]) -> N
     _save_openvino(openvino, made, path)
 
 
-def _load_openvino(path: Path) -> Run:
-    openvino = _import("openvino", "openvino")
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
-    return lambda inputs: compiled(inputs)[0]
-
-
-TOOLS: dict[Backend, Tool] = {
-    "onnx": Tool(
-        files={"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"},
-        write=_write_onnx,
-        quantise=_quantise_onnx,
-        load=_load_onnx,
-    ),
-    "openvino": Tool(
-        files={"fp32": "openvino/openvino_model.xml", "int8": "openvino/openvino_model_qint8_quantized.xml"},
-        write=_write_openvino,
-        quantise=_quantise_openvino,
-        load=_load_openvino,
-    ),
+TOOLS: dict[GraphBackend, Tool] = {
+    "onnx": Tool(write=_write_onnx, quantise=_quantise_onnx),
+    "openvino": Tool(write=_write_openvino, quantise=_quantise_openvino),
 }
 """By the name on the command line."""
 
 
-def check_installed(backend: Backend, *, int8: bool) -> None:
+def check_installed(backend: GraphBackend, *, int8: bool) -> None:
     """Fail now, not after the model is loaded.
 
     Raises:
@@ -211,19 +159,7 @@ def check_installed(backend: Backend, *, int8: bool) -> None:
     """
     needed = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "nncf") if int8 else ("openvino",)}
     for module in needed[backend]:
-        _import(module, backend)
-
-
-def _import(module: str, extra: str) -> Any:
-    names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "nncf": "NNCF, which quantises for OpenVINO,"}
-    top = module.split(".")[0]
-    try:
-        with _quiet("nncf"):
-            return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != top:
-            raise
-        raise MissingExtra(names.get(top, top), top, extra) from error
+        import_extra(module, backend)
 
 
 @contextmanager
@@ -239,16 +175,7 @@ def _tracing(model: SentenceTransformer) -> Iterator[TokenVectors]:
 
 
 @contextmanager
-def _quiet(logger: str | None = None) -> Iterator[None]:
-    names = [logger] if logger else ["root", "torch.onnx"]
-    loggers = [logging.getLogger(name if name != "root" else None) for name in names]
-    levels = [one.level for one in loggers]
-    for one in loggers:
-        one.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for one, level in zip(loggers, levels, strict=True):
-            one.setLevel(level)
+def _quiet(*loggers: str) -> Iterator[None]:
+    with only_errors(*(loggers or (None, "torch.onnx"))), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

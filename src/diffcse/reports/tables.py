@@ -166,4 +166,7 @@ def notes(results: dict[str, Any]) -> list[str]:
     if encoding.get("truncated"):
         cut, of, limit = encoding["truncated"], encoding["different"], encoding["limit"]
         lines.append(f"{cut} of {of} different sentences were cut at the model's limit of {limit} tokens")
+    if encoding.get("unknown"):
+        count, of = encoding["unknown"], encoding["different"]
+        lines.append(f"{count} of {of} different sentences are mostly words that this model does not know")
     return lines

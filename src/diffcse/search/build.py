@@ -21,14 +21,13 @@ from diffcse.encoding.bulk import (
     saying_what_to_do,
     tidy_if_nothing_done,
 )
-from diffcse.encoding.encode import Vectors
 from diffcse.encoding.sinks import ParquetSink
 from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint
 from diffcse.search.index import add_to_index, check_model, check_new, create_index
 from diffcse.search.manifest import BUILDING, NAME, Manifest, read_manifest
 from diffcse.text.stream import STDIN, Texts, open_texts
-from diffcse.vectors import import_faiss
+from diffcse.vectors import Vectors, import_faiss
 
 _GENERATION = "generation"
 

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from diffcse.encoding.bulk import Progress, check_place, exclusive
-from diffcse.encoding.encode import EncodeSettings, Vectors, encode_chunks
+from diffcse.encoding.encode import EncodeSettings, encode_chunks
 from diffcse.errors import UserError
 from diffcse.text.stream import STDIN, Texts, open_texts, repaired
+from diffcse.vectors import Vectors
 
 _BLOCK = 1024
 _COLUMNS = 16_384

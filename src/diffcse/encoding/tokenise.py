@@ -1,0 +1,161 @@
+"""From texts to token ids: checked, cut at the limit, with a mark at those that the model cannot read.
+
+Legend: `N` texts, `T` tokens of a text.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers import PreTrainedTokenizerBase
+
+from diffcse.errors import UserError
+
+_WANTED = "a string or several of them (a list, tuple, array or column)"
+
+
+def as_sentences(given: Any, what: str = "sentences") -> list[str]:
+    """The strings of a list, tuple, generator, numpy array or pandas Series; a single string gives one.
+
+    A table would give the names of its columns, a dict its keys and a set any order, so these are refused.
+
+    Args:
+        given: what a caller handed over.
+        what: how the error names it.
+
+    Raises:
+        UserError: anything else, or something in it that is not text.
+    """
+    if isinstance(given, str):
+        return [str(given)]
+    wrong = isinstance(given, Mapping | set | frozenset | bytes | bytearray | PurePath) or hasattr(given, "columns")
+    if wrong or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
+        do = "give the column of text" if hasattr(given, "columns") else "give a list of strings"
+        raise UserError(what, _WANTED, _kind(given), do)
+    sentences = given.tolist() if isinstance(given, np.ndarray) else list(given)
+    for number, sentence in enumerate(sentences):
+        check_text(number, sentence)
+    return sentences
+
+
+def check_text(number: int, sentence: Any) -> None:
+    """Refuse what is not a string.
+
+    Raises:
+        UserError: with the number and the kind.
+    """
+    if not isinstance(sentence, str):
+        raise UserError(f"sentence {number}", "text", type(sentence).__name__, "give strings")
+
+
+def _kind(given: Any) -> str:
+    if isinstance(given, np.ndarray):
+        return f"an array of {given.ndim} dimensions"
+    return "None" if given is None else f"a {type(given).__name__}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Token ids of a chunk of N texts.
+
+    Attributes:
+        input_ids: one array (T,) a text, special tokens included.
+        truncated: how many of the texts were cut.
+        unknown: (N,), True where more than half of a text's tokens are the unknown token.
+    """
+
+    input_ids: list[NDArray[np.int32]]
+    truncated: int
+    unknown: NDArray[np.bool_]
+
+
+class Tokeniser:
+    """Texts to token ids on a copy of the model's tokenizer, whose own settings stay as they are.
+
+    Args:
+        model: one that `reads_plain_text`.
+        max_tokens: longest text; never more than the model's own limit.
+
+    Raises:
+        UserError: a limit that leaves no room for a word.
+    """
+
+    def __init__(self, model: SentenceTransformer, max_tokens: int | None = None) -> None:
+        tokenizer = model.tokenizer
+        self.limit = limit(model, max_tokens)
+        self._special = tokenizer.num_special_tokens_to_add()
+        if self.limit is not None and self.limit < self._special + 1:
+            raise UserError("max_tokens", f"at least {self._special + 1}", self.limit, "leave room for a word")
+        self._unknown_id = -1 if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
+        self._fast: Any = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._fast.no_padding()
+        self._fast.no_truncation()
+        if self.limit is not None:
+            self._fast.enable_truncation(self.limit, direction=tokenizer.truncation_side)
+
+    def __call__(self, texts: list[str]) -> Tokens:
+        """Token ids of each text, cut at the limit.
+
+        Raises:
+            UserError: a lone surrogate.
+        """
+        encodings = encode_fast(self._fast, texts)
+        ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        cut = sum(len(encoding) == self.limit and bool(encoding.overflowing) for encoding in encodings)
+        return Tokens(input_ids=ids, truncated=cut, unknown=mostly_unknown(ids, self._unknown_id, self._special))
+
+
+def limit(model: SentenceTransformer, max_tokens: int | None) -> int | None:
+    """Tokens that are read of a text: the smaller of the wish and the model's own limit; None for no limit."""
+    return min((value for value in (max_tokens, model.max_seq_length) if value is not None), default=None)
+
+
+def encode_fast(tokenizer: Any, texts: list[str], *, special: bool = True) -> Any:
+    """The encodings of a tokenizer of the library `tokenizers`.
+
+    Raises:
+        UserError: a lone surrogate, which no UTF-8 text can hold.
+    """
+    try:
+        return tokenizer.encode_batch_fast(texts, add_special_tokens=special)
+    except (TypeError, UnicodeError):
+        number = next(i for i, text in enumerate(texts) if not _is_utf8(text))
+        what = f"sentence {number} of its chunk"
+        raise UserError(what, "Unicode text", "a lone surrogate", "decode the bytes again, as UTF-8") from None
+
+
+def mostly_unknown(ids: list[NDArray[np.int32]], unknown_id: int, special: int) -> NDArray[np.bool_]:
+    """(N,), True where more than half of a text's tokens, special ones apart, are the unknown token."""
+    unknown = np.array([np.count_nonzero(row == unknown_id) for row in ids], dtype=np.int64)
+    lengths = np.array([len(row) for row in ids], dtype=np.int64) - special
+    return 2 * unknown > lengths if len(ids) else np.zeros(0, dtype=np.bool_)
+
+
+def reads_plain_text(model: SentenceTransformer) -> bool:
+    """Whether token ids alone decide a text's vector; False for word vectors, chat templates, images and the like."""
+    first, tokenizer = model[0], model.tokenizer
+    return (
+        isinstance(first, Transformer)
+        and isinstance(tokenizer, PreTrainedTokenizerBase)
+        and tokenizer.is_fast
+        and "text" in first.modality_config
+        and "message" not in first.modality_config
+        # Where the prompt's tokens are left out of the mean, the library has to know the prompt.
+        and all(module.include_prompt for module in model if isinstance(module, Pooling))
+        and not any(tokenizer("a")["token_type_ids"] if "token_type_ids" in tokenizer.model_input_names else [])
+    )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
