@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffcse.config import build
 from diffcse.kernels import attention, packing
-from diffcse.kernels.attention import Block
+from diffcse.kernels.attention import Block, lay_out
 from diffcse.kernels.dropout import Dropout, kept, quicken, suits
 from diffcse.method.discriminator import Discriminator
 from diffcse.method.edits import MlmEdit
@@ -81,7 +81,7 @@ def loop(query: Tensor, key: Tensor, value: Tensor, blocks: tuple[Block, ...], s
     """The same attention, one sentence, head and query after the other."""
     out, mask = [torch.zeros(())] * len(query), iter(stays.flatten().tolist())
     token, padding = 0, sum(block.sentences * block.length for block in blocks)
-    for count, length, extra in blocks:
+    for count, length, extra, *_ in blocks:
         heads: dict[int, list[Tensor]] = {}
         for sentence in range(count):
             own = list(range(token + sentence * length, token + (sentence + 1) * length))
@@ -100,7 +100,7 @@ def loop(query: Tensor, key: Tensor, value: Tensor, blocks: tuple[Block, ...], s
 @pytest.mark.parametrize("dropout", [0.2, 0.6])
 @pytest.mark.parametrize("blocks", [[(2, 4, 0), (3, 1, 0)], [(1, 5, 0), (2, 3, 2), (1, 1, 4)]])
 def test_attention_is_that_of_a_plain_loop(blocks, dropout):
-    blocks = tuple(Block(*block) for block in blocks)
+    blocks = lay_out(blocks)
     rows = sum(block.sentences * (block.length + block.extra) for block in blocks)
     draw = torch.Generator().manual_seed(0)
     tensors = [torch.randn(rows, 2, 4, generator=draw) for _ in range(3)]

@@ -209,8 +209,10 @@ class MlmEdit(nn.Module):
         where = (real if self.everywhere else chosen & real).clone()
         where[:, 0] = False  # what is filled in there would be forced back to [CLS]
         edited = masked_ids.clone()
-        if self.generator is not None and bool(where.any()):
-            edited[where] = self._tokens(self.generator, masked_ids, attention_mask, where, draws)
+        # Whether there is anything to fill in is asked on a CPU alone: on a GPU the answer would be worth a wait.
+        if self.generator is not None and (where.device.type != "cpu" or bool(where.any())):
+            tokens = self._tokens(self.generator, masked_ids, attention_mask, where, draws)
+            edited.masked_scatter_(where, tokens)  # unlike edited[where] = tokens it needs no count of the positions
         edited[:, 0] = self.cls_id
         edited = torch.where(real, edited, self.padding_id)
         # A masked token that the generator recovers counts as original.
