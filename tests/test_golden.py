@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from tests.golden import small_run
 from tests.golden.make import write_case
 from tests.golden.replay import main, replay
 
@@ -45,3 +48,25 @@ def test_a_case_without_replaced_token_detection_replays_although_its_weights_ho
         line.name for line in lines
     }
     assert not any("discriminator" in line.name for line in lines)
+
+
+RECORDED = json.loads(small_run.FILE.read_text())
+
+
+@pytest.mark.parametrize("name", small_run.RUNS)
+def test_a_small_run_has_the_recorded_losses(name: str) -> None:
+    """If training was meant to change: python -m tests.golden.small_run --write, and say so in the commit."""
+    results = small_run.run(small_run.RUNS[name])
+    bits = RECORDED["machine"] == small_run.machine()
+    assert small_run.differences(RECORDED["runs"][name], results, bits=bits) == []
+
+
+def test_a_changed_loss_norm_or_bit_is_named() -> None:
+    recorded = RECORDED["runs"]["reference"]
+    changed = copy.deepcopy(recorded)
+    changed["losses"][1]["rtd"] += 1e-3
+    changed["norm"] *= 1.001
+    lines = small_run.differences(recorded, changed, bits=True)
+    assert [line.split(" is ")[0] for line in lines] == ["step 2: rtd", "the weights' norm"]
+    assert small_run.differences(recorded, recorded | {"sha256": "0"}, bits=False) == []
+    assert len(small_run.differences(recorded, recorded | {"sha256": "0"}, bits=True)) == 1
