@@ -117,7 +117,7 @@ class Plain(nn.Module):
         projected = self.projector(pooled)
         z1, z2 = projected.unflatten(0, input_ids.shape[:2]).unbind(1)
         logits = F.cosine_similarity(z1.unsqueeze(1), z2.unsqueeze(0), dim=-1) / 0.05
-        loss = F.cross_entropy(logits, torch.arange(len(z1)))
+        loss = F.cross_entropy(logits, torch.arange(len(z1), device=z1.device))
         return loss + 0.005 * self._difference(ids, mask, masked_ids.flatten(0, 1), chosen.flatten(0, 1), projected)
 
     def _difference(self, ids: Tensor, mask: Tensor, masked: Tensor, chosen: Tensor, sentence: Tensor) -> Tensor:
