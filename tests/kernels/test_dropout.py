@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffcse.config import build
 from diffcse.kernels import attention, packing
 from diffcse.kernels.attention import Block, lay_out
-from diffcse.kernels.dropout import Dropout, kept, quicken, suits
+from diffcse.kernels.dropout import Dropout, draw_mask, quicken, suits
 from diffcse.method.discriminator import Discriminator
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel
@@ -22,7 +22,7 @@ from tests import tiny
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
 def test_the_share_is_dropped_and_the_expectation_stays(share):
     torch.manual_seed(0)
-    stays, scale = kept((1001, 333), share)
+    stays, scale = draw_mask((1001, 333), share)
     assert stays.shape == (1001, 333) and stays.dtype == torch.uint8 and int(stays.max()) == 1
     spread = (share * (1 - share) / stays.numel()) ** 0.5
     assert abs(1 - stays.float().mean() - share) < 4 * spread
@@ -35,9 +35,9 @@ def test_the_share_is_dropped_and_the_expectation_stays(share):
 
 def test_masks_follow_the_seed_of_torch():
     torch.manual_seed(7)
-    first, second = kept((50,), 0.5)[0], kept((50,), 0.5)[0]
+    first, second = draw_mask((50,), 0.5)[0], draw_mask((50,), 0.5)[0]
     torch.manual_seed(7)
-    assert torch.equal(kept((50,), 0.5)[0], first)
+    assert torch.equal(draw_mask((50,), 0.5)[0], first)
     assert not torch.equal(first, second)
 
 
@@ -110,7 +110,7 @@ def test_attention_is_that_of_a_plain_loop(blocks, dropout):
     got = attention.attend(mine, blocks, dropout=dropout, scale=0.5)
     (got * wanted).sum().backward()
     torch.manual_seed(5)
-    stays, scale = kept((sum(b.sentences * 2 * b.length * (b.length + b.extra) for b in blocks),), dropout)
+    stays, scale = draw_mask((sum(b.sentences * 2 * b.length * (b.length + b.extra) for b in blocks),), dropout)
     theirs = [tensor.clone().requires_grad_(True) for tensor in tensors]
     expected = loop(*theirs, blocks, stays, scale)
     (expected * wanted).sum().backward()

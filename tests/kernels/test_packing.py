@@ -68,7 +68,7 @@ def test_sentence_vectors_and_their_gradients(family, pooler):
 
 @pytest.mark.parametrize("family", sorted(OWN_ATTENTION))
 def test_a_family_with_its_own_attention_keeps_its_padding_and_says_so_once(family, caplog, monkeypatch):
-    monkeypatch.setattr(packing, "_told", set())
+    monkeypatch.setattr(packing, "_announced", set())
     ids, mask = batch()
     backbone = tiny.encoder(family).eval()
     with caplog.at_level(logging.INFO, logger="diffcse.kernels.packing"):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from diffcse.kernels.dropout import kept, thin
+from diffcse.kernels.dropout import draw_mask, thin
 
 
 class Block(NamedTuple):
@@ -97,7 +97,7 @@ def attend(rows: Sequence[Tensor], blocks: tuple[Block, ...], *, dropout: float,
     """
     heads = rows[0].shape[1]
     weights = sum(block.sentences * heads * block.length * (block.length + block.extra) for block in blocks)
-    stays, factor = kept((weights,), dropout)
+    stays, factor = draw_mask((weights,), dropout)
     return cast(Tensor, _Attention.apply(*rows, stays, blocks, scale, factor))
 
 

@@ -1,6 +1,6 @@
-"""Dropout drawn cheaply on a CPU: four decisions from each 64-bit random number, one byte kept for each.
+"""Stands for `nn.Dropout` on a CPU: four decisions from each 64-bit random number, one byte for each kept.
 
-PyTorch draws one number after the other there, on one core whatever their number, and keeps four bytes for each. The
+PyTorch draws one number after the other there, on one core whatever their number; masks are still 5% of a step. The
 seed of each mask comes from PyTorch's own generator, so `torch.manual_seed`, a resumed run and gradient checkpointing
 repeat it.
 """
@@ -19,7 +19,7 @@ _STEPS = 1 << 16
 """A decision has 16 bits, so a share is right to 1 / 131,072; the scale belongs to the rounded one."""
 
 
-def kept(shape: tuple[int, ...] | torch.Size, share: float) -> tuple[Tensor, float]:
+def draw_mask(shape: tuple[int, ...] | torch.Size, share: float) -> tuple[Tensor, float]:
     """Which numbers stay: uint8 of 1 (stays) and 0 on the CPU, and the factor that keeps the expectation.
 
     Args:
@@ -27,7 +27,9 @@ def kept(shape: tuple[int, ...] | torch.Size, share: float) -> tuple[Tensor, flo
         share: of the numbers that are dropped, in [0, 1).
     """
     count, dropped = math.prod(shape), round(share * _STEPS)
+    # From the CPU's generator, whose state is what checkpoints, resumed runs and gradient caching restore.
     seed = int(torch.randint(1 << 62, (), device="cpu"))
+    # int16 and not uint16, which torch cannot compare: hence the half range below.
     raw = np.random.SFC64(seed).random_raw(-(-count // 4)).view(np.int16)
     stays = torch.empty(count, dtype=torch.uint8)
     torch.ge(torch.from_numpy(raw)[:count], dropped - _STEPS // 2, out=stays)
@@ -46,13 +48,13 @@ def thin(values: Tensor, stays: Tensor, scale: float) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` with masks from `kept` on a CPU, and the plain one elsewhere."""
+    """`nn.Dropout` with masks from `draw_mask` on a CPU, and the plain one elsewhere."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape; as it came in evaluation mode."""
         if not (self.training and suits(input, self.p)):
             return super().forward(input)
-        return cast(Tensor, _Thinned.apply(input, *kept(input.shape, self.p)))
+        return cast(Tensor, _Thinned.apply(input, *draw_mask(input.shape, self.p)))
 
 
 class _Thinned(torch.autograd.Function):

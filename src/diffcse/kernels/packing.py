@@ -7,8 +7,8 @@ head.
 
 Linear layers, norms, embeddings and activations work on single tokens, so they need not know where a sentence ends.
 Attention does: transformers' `AttentionInterface` lets a registered function take the packed tensors, and ours cuts
-them into sentences. The sentences of one length lie side by side, so that each length is one dense attention without
-a mask and without a copy.
+them into sentences. The sentences of one length are neighbours, so that each length is one dense attention without a
+mask and without a copy.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernb
 _NO_DROPOUT = ("flash_attention_3", "flash_attention_4", "flash-attn3", "flash-attn4", "flex", "paged", "varlen")
 
 log = logging.getLogger(__name__)
-_told: set[str] = set()
+_announced: set[str] = set()
 _one_at_a_time = threading.RLock()
 _recent: deque[tuple[Any, int, Tensor, Tensor]] = deque(maxlen=4)
 
@@ -81,6 +81,7 @@ class Layout:
         """
         count, length = attention_mask.shape
         lengths = _lengths(attention_mask)
+        # Longest first: sentences of one length are neighbours, and those without padding come before the others.
         order = torch.argsort(lengths, descending=True, stable=True)
         ordered = lengths[order]
         sizes, counts = torch.unique_consecutive(ordered, return_counts=True)
@@ -173,17 +174,17 @@ def _flat_places(rows: Tensor, counts: Tensor, columns: Tensor, length: int) -> 
 
 
 def supports(model: PreTrainedModel) -> bool:
-    """Whether the model can take packed rows; says once if it cannot.
+    """Whether the model can take packed rows; logs once if it cannot.
 
-    MPNet and DeBERTa add position terms of their own inside attention and keep the padded forward; so does every model
-    that this was not tried with (a causal one would be wrong without a word).
+    MPNet and DeBERTa add their own position terms inside attention and keep the padded forward. So does every model
+    that this was not tested with: a causal one, say, would be wrong in silence.
     """
     known = model.config.model_type in _FAMILIES and not getattr(model.config, "is_decoder", False)
     if known and getattr(model, "_supports_attention_backend", False):
         return True
     kind = type(model).__name__
-    if kind not in _told:
-        _told.add(kind)
+    if kind not in _announced:
+        _announced.add(kind)
         log.info("%s has an attention of its own: its batches keep their padding", kind)
     return False
 
@@ -192,7 +193,7 @@ def supports(model: PreTrainedModel) -> bool:
 def packed(model: PreTrainedModel) -> Iterator[None]:
     """The model's attention takes packed rows while the context lasts; padded batches of other threads stay right.
 
-    One thread at a time: the choice of an attention stands in the model's settings, which all threads share.
+    One thread at a time: the name of the attention is part of the model's settings, which all threads share.
     """
     config = model.config
     with _one_at_a_time:
@@ -227,6 +228,7 @@ def checkpoint_layers(model: PreTrainedModel, *, padding_free: bool) -> None:
     if not model.supports_gradient_checkpointing:
         do = "use rows_at_once, which works for every encoder"
         raise UserError("gradient_checkpointing", "off for this encoder", type(model).__name__, do)
+    # The backward pass runs outside `packed`, so the recomputation must enter it again.
     again = packed if padding_free and supports(model) else contextlib.nullcontext
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False, "context_fn": lambda: (contextlib.nullcontext(), again(model))})
@@ -247,7 +249,7 @@ def first_rows(backbone: PreTrainedModel, layout: Layout, input_ids: Tensor) -> 
     None for a backbone that is not built like BERT (BERT, RoBERTa, XLM-R and ELECTRA are).
 
     Args:
-        backbone: its attention must be `packed`.
+        backbone: inside `packed`.
         layout: of the batch.
         input_ids: (N, L).
     """
@@ -258,6 +260,7 @@ def first_rows(backbone: PreTrainedModel, layout: Layout, input_ids: Tensor) -> 
     hidden = parts.embeddings(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"])
     if getattr(parts, "embeddings_project", None) is not None:
         hidden = parts.embeddings_project(hidden)
+    # Written out as BERT's own forward, since no hook can keep the last layer from computing every token.
     *earlier, last = parts.encoder.layer
     for layer in earlier:
         hidden = layer(hidden, None, packing=layout)
@@ -334,11 +337,11 @@ def attend(
     """
     layout, window = kwargs.get("packing"), kwargs.get("sliding_window")
     if layout is None:
-        own = ALL_ATTENTION_FUNCTIONS["sdpa"]
-        found: tuple[Tensor, None] = own(
+        plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        result: tuple[Tensor, None] = plain(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-        return found
+        return result
     rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, A, D)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # A window counts from the sentence's own positions, which `varlen` does not know of padding.

@@ -58,6 +58,7 @@ class ContrastiveSide(nn.Module):
     def forward(self, step: Step, sentences: Sentences) -> Terms:
         """All terms of a batch, in float32."""
         views, rows = sentences.views, sentences.further
+        # The paper tries an edit in two more roles: as hard negative it is a third view, as positive a second h+.
         if "negative" in rows:
             views = torch.cat([views, rows["negative"].unsqueeze(1)], dim=1)
         plain = self.plain(views)
@@ -79,6 +80,6 @@ class ContrastiveSide(nn.Module):
         with in_float32(logits):
             for later in self.later:
                 logits = later.logits(logits, sentences)
-            if logits is plain.logits:
+            if logits is plain.logits:  # DiffCSE itself: the published loss, not a second graph of the same value
                 return plain.loss
             return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))

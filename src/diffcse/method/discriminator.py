@@ -16,15 +16,15 @@ from diffcse.kernels import packing
 
 
 class Discriminator(nn.Module):
-    """A Transformer conditioned on a sentence vector, with a head that answers what a predictor asks.
+    """A Transformer conditioned on a sentence vector, with a head that answers a predictor's question.
 
     Args:
         backbone: a Transformer with an `embeddings` module, initialised from a checkpoint.
-        head: what stands on its hidden states (see `predictors`); None for that of replaced token detection.
-        sentence_size: width of the sentence vector; where it is not the backbone's, a linear layer stands between.
-        padding_free: compute nothing for padding, where the backbone's attention allows it; what is given back for
-            padding is then zero before the head.
-        padding_asked: what is said at padding counts, so padding is computed too, but never attended to.
+        head: reads its hidden states (see `predictors`); None for that of replaced token detection.
+        sentence_size: width of the sentence vector; if it is not the backbone's, a linear layer adapts it.
+        padding_free: compute nothing for padding, if the backbone's attention allows it; the hidden states at padding
+            are then zero.
+        padding_asked: the answers at padding count, so padding is computed too, but never attended to.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Discriminator(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, sentence: Tensor, where: Tensor | None = None
     ) -> Tensor:
-        """What the head says of every position, (N, L, ...), or of those in `where`, (M, ...).
+        """The head's answers at every position, (N, L, ...), or at those in `where`, (M, ...).
 
         Replaced token detection gives two logits; index 1 means replaced.
 
@@ -66,6 +66,7 @@ class Discriminator(nn.Module):
         if not self.padding_free:
             with first_position(self.backbone, sentence):
                 return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        # The packed row holds all sentences, so their [CLS] places are the sentences' starts.
         layout = packing.Layout.of(attention_mask, padding=self.padding_asked)
         with packing.packed(self.backbone), first_position(self.backbone, sentence, layout.starts):
             return layout.unpack(self.backbone(**layout.inputs(self.backbone, input_ids)).last_hidden_state)
@@ -85,7 +86,7 @@ def first_position(backbone: nn.Module, vector: Tensor, places: Tensor | None = 
     """
 
     def replace(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        output = output.clone()
+        output = output.clone()  # autograd may still need what the embedding layer returned
         if places is None:
             output[:, 0] = vector.to(output.dtype)
         else:

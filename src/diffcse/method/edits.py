@@ -24,12 +24,12 @@ from diffcse.method.generator import Generator, sample
 from diffcse.method.masking import IGNORE, mask_tokens
 
 NOTHING = -1
-"""Stands in `Draft.original` where no token of x is to be found: what x'' has there always counts as changed."""
+"""In `Draft.original` where x has no token: what x'' has there always counts as changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """What an edit knows of the vocabulary.
+    """What an edit needs to know about the vocabulary.
 
     Attributes:
         special_ids: ids that are never edited.
@@ -49,7 +49,7 @@ class Draft:
     Attributes:
         input_ids: what the generator reads.
         original: the token of x at each place, or `NOTHING`.
-        chosen: True where the generator is to fill in a token.
+        chosen: True where the generator fills in a token.
         draws: uniform numbers in [0, 1), one a token, for sampling from the generator.
     """
 
@@ -105,7 +105,7 @@ class Insertion:
 
 @dataclass(frozen=True, kw_only=True)
 class Deletion:
-    """Some tokens are left out; the task is to tell the tokens before which one is missing (section 5.3)."""
+    """Some tokens are removed; the task is to tell before which tokens one is missing (section 5.3)."""
 
     ratio: float
     words: Words
@@ -114,12 +114,12 @@ class Deletion:
         """K <= L; there is nothing to fill in."""
         gone = (uniform[:, 0] < self.ratio) & ~np.isin(ids, self.words.special_ids)
         after_a_gap = np.concatenate([[False], gone[:-1]])
-        kept = ~gone
+        stays = ~gone
         return Draft(
-            input_ids=ids[kept],
-            original=np.where(after_a_gap, NOTHING, ids)[kept],
-            chosen=np.zeros(int(kept.sum()), dtype=np.bool_),
-            draws=uniform[kept, 3],
+            input_ids=ids[stays],
+            original=np.where(after_a_gap, NOTHING, ids)[stays],
+            chosen=np.zeros(int(stays.sum()), dtype=np.bool_),
+            draws=uniform[stays, 3],
         )
 
 
@@ -225,8 +225,8 @@ class MlmEdit(nn.Module):
         """The generator's ids at `where`, (M,)."""
         if self.argmax:
             return generator.likeliest(masked_ids, attention_mask, where)
-        found, uniform, start = [], draws[where], 0
+        tokens, uniform, start = [], draws[where], 0
         for logits in generator.logits(masked_ids, attention_mask, where):  # (m, V)
-            found.append(sample(logits, uniform[start : start + len(logits)]))
+            tokens.append(sample(logits, uniform[start : start + len(logits)]))
             start += len(logits)
-        return torch.cat(found)
+        return torch.cat(tokens)

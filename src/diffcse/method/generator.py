@@ -22,12 +22,12 @@ _BLOCK = 64
 
 
 class Generator(nn.Module):
-    """A frozen masked language model; it makes predictions only where they are asked for and keeps no gradient.
+    """A frozen masked language model; it predicts only the positions that are asked for, and keeps no gradient.
 
     Args:
         mlm: any `AutoModelForMaskedLM`.
         dropout: keep its dropout on in training mode, as the reference does.
-        padding_free: compute nothing for padding, where the model's attention allows it.
+        padding_free: compute nothing for padding, if the model's attention allows it.
     """
 
     def __init__(self, mlm: PreTrainedModel, *, dropout: bool, padding_free: bool = False) -> None:
@@ -38,7 +38,7 @@ class Generator(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> Generator:
-        """Follow the training mode only where dropout is wanted."""
+        """Follow the training mode only if dropout stays on, as in the reference; the paper's reading has it off."""
         super().train(mode and self.dropout)
         return self
 
@@ -81,12 +81,12 @@ class Generator(nn.Module):
         return layer if is_head else None
 
     def _before(self, output_layer: nn.Linear, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Tensor:
-        """What enters the output layer at `where`, (M, E); the layer itself is given no rows while the model runs."""
+        """What enters the output layer at `where`, (M, E); the layer itself gets no rows while the model runs."""
         seen: list[Tensor] = []
 
         def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
             seen.append(inputs[0])
-            return (inputs[0][:0],)
+            return (inputs[0][:0],)  # no rows, so the product with the whole vocabulary costs nothing here
 
         handle = output_layer.register_forward_pre_hook(take)
         try:
@@ -102,8 +102,8 @@ class Generator(nn.Module):
 
     def _logits_by_rows(self, input_ids: Tensor, attention_mask: Tensor, where: Tensor) -> Iterator[Tensor]:
         size = max(1, _LOGITS_AT_ONCE // (input_ids.shape[1] * self.mlm.config.vocab_size))
-        for ids, mask, wanted in zip(*(part.split(size) for part in (input_ids, attention_mask, where)), strict=True):
-            yield self.mlm(input_ids=ids, attention_mask=mask).logits[wanted]
+        for ids, mask, asked in zip(*(part.split(size) for part in (input_ids, attention_mask, where)), strict=True):
+            yield self.mlm(input_ids=ids, attention_mask=mask).logits[asked]
 
 
 def _likeliest(output_layer: nn.Linear, rows: Tensor) -> Tensor:

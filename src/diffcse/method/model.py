@@ -35,7 +35,7 @@ Edited = tuple[EditedBatch, Tensor]
 
 @dataclass
 class StepOutput(ModelOutput):
-    """Scalars of one step; what does not apply is absent.
+    """Scalars of one step; a term that the settings do not use is None.
 
     Attributes:
         loss: what is minimised, with gradient.
@@ -46,7 +46,7 @@ class StepOutput(ModelOutput):
         replaced_share: share of the real tokens that the edit replaced.
         replaced_accuracy: share of the replaced tokens that the discriminator finds.
         original_accuracy: share of the original tokens that it leaves alone.
-        token_accuracy: share of the tokens that it names, where the predictor is a language model.
+        token_accuracy: share of the tokens that it predicts, if the predictor is a language model.
         dimensions: the contrast between dimensions, before its weight.
         ranking: the distillation of the teacher's ranking, before its weight.
     """
@@ -69,10 +69,10 @@ class DiffCSEModel(nn.Module):
 
     Args:
         encoder: a Transformer with an `embeddings` module.
-        edit: makes x''; None where nothing is edited.
+        edit: makes x''; None if nothing is edited.
         config: the whole run's settings; the model reads `model`, `objective`, `extensions` and what `training` says
             about memory.
-        teacher: frozen sentence encoder in sentence-transformers' form; None where the settings name none.
+        teacher: frozen sentence encoder in sentence-transformers' form; None unless the settings name one.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class DiffCSEModel(nn.Module):
         self.edit = edit if config.has_edits else None
         self.discriminator = self._build_discriminator(config) if config.objective.objective == "diffcse" else None
         quicken(self)
-        # Frozen, and moved by `diffcse.training.averages`; here so that checkpoints hold it.
+        # Frozen; `diffcse.training.averages` moves it. It is a submodule so that checkpoints hold it.
         averaged = config.training.ema_decay > 0
         self.average = copy.deepcopy(self.encoder).requires_grad_(False) if averaged else None
         self.contrastive_side = ContrastiveSide(config, int(encoder.config.hidden_size))
@@ -115,7 +115,7 @@ class DiffCSEModel(nn.Module):
         )
 
     def train(self, mode: bool = True) -> DiffCSEModel:
-        """The teacher stays as it is."""
+        """The mode of everything but the teacher, which always evaluates."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
@@ -130,18 +130,20 @@ class DiffCSEModel(nn.Module):
             drafts: `masked_ids`, `chosen` and `draws` of shape (B, D, K), D = S times the texts that are edited; and
                 `aligned_ids` and `draft_mask` (B, D, K) where these differ from the ids and the mask.
         """
-        edited = self._edit_all(input_ids, attention_mask, drafts)  # x''
+        edited = self._edit_all(input_ids, attention_mask, drafts)  # x'' (section 3)
         step = Step(model=self, input_ids=input_ids, attention_mask=attention_mask, edited=edited)
-        pooled = self.pool(input_ids, attention_mask)  # (B, S, H): the views, each with dropout masks of its own
+        pooled = self.pool(input_ids, attention_mask)  # h and h+, each with its own dropout masks, (B, S, H)
         further = {name: rows for later in self.contrastive_side.later for name, rows in later.rows(step).items()}
         # Gathered before the projector: BatchNorm and the in-batch negatives then see the batch of all processes.
         everyone = distributed.gather_with_gradient(torch.cat([pooled, *further.values()], dim=1))
         projected = self.project(everyone)  # (W*B, S + further, H)
+        # Equation 1, and what later papers add to it.
         output = _output(self.contrastive_side(step, self._sentences(step, everyone, projected, list(further))))
         if self.discriminator is not None and edited is not None:
-            given = projected if self.settings.conditioning == "projected" else everyone
-            own = distributed.own_rows(given[:, : input_ids.shape[1]], len(input_ids))
-            rtd, figures = self._difference(self.discriminator, own, *edited)
+            condition = projected if self.settings.conditioning == "projected" else everyone
+            local = distributed.own_rows(condition[:, : input_ids.shape[1]], len(input_ids))
+            rtd, figures = self._difference(self.discriminator, local, *edited)  # equation 3
+            # Not detached: through the vectors that the discriminator reads, rtd trains the encoder too (equation 4).
             loss = objective.total(cast(Tensor, output.loss), rtd, self.settings.lambda_weight)
             for name, value in {"rtd": rtd.detach(), "loss": loss, **figures}.items():
                 output[name] = value
@@ -165,7 +167,7 @@ class DiffCSEModel(nn.Module):
 
         def encode(ids: Tensor, mask: Tensor) -> Tensor:
             """Sentence vectors (N, H) of ids and mask (N, L)."""
-            # Inside, since gradient caching calls this once more in the backward pass.
+            # In here, since gradient caching calls this function again in the backward pass.
             with contextlib.nullcontext() if dropout else evaluating(self.encoder):
                 return pooling.encode(self.encoder, ids, mask, self.pooler, padding_free=self.padding_free)
 
@@ -192,7 +194,7 @@ class DiffCSEModel(nn.Module):
         if self.edit is None:
             return None
         rows = {"input_ids": input_ids, "attention_mask": attention_mask, **drafts}
-        if "aligned_ids" in rows:
+        if "aligned_ids" in rows:  # insertion and deletion: x'' is longer or shorter than x
             rows["input_ids"], rows["attention_mask"] = rows.pop("aligned_ids"), rows.pop("draft_mask")
         rows = {name: self._chosen_views(value, input_ids.shape[1]).flatten(0, 1) for name, value in rows.items()}
         rows = self._pad_alike(rows)
@@ -212,12 +214,14 @@ class DiffCSEModel(nn.Module):
         """
         vectors = self._chosen_views(sentence, sentence.shape[1])
         texts = len(mask) // (vectors.shape[0] * vectors.shape[1])
+        # The edits of one instance are ordered by text, then by view, so its views repeat once a text.
         vectors = vectors.repeat(1, texts, 1).flatten(0, 1)
+        # A mean over all positions of all processes: each part of the batch adds its sum over this one count.
         count = distributed.mean_count(self.predictor.count(edited, mask).float()).clamp(min=1e-6)
         seen: list[dict[str, Tensor]] = []
 
         def loss(vectors: Tensor, mask: Tensor, **fields: Tensor) -> Tensor:
-            """What some rows add to the term."""
+            """What some of the rows add to the term."""
             part = EditedBatch(**fields)
             where = self.predictor.where(part, mask)
             answers = discriminator(part.input_ids, mask, vectors, where).float()

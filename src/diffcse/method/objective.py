@@ -1,5 +1,14 @@
 """The objective of DiffCSE as pure functions on tensors (Chuang et al., 2022, section 3).
 
+A sentence x is encoded twice with different dropout masks: h = f(x), h+ = f(x). A frozen masked language model turns x
+with some tokens masked, x', into x''. A discriminator D reads x'' and h and says which tokens were replaced.
+
+    contrast = -log( exp(cos(h_i, h_i+)/t) / sum_j exp(cos(h_i, h_j+)/t) )   equation 1, `contrastive`
+    rtd      = -sum_l log p( [x''_l = x_l] | D(x'', h) )                     equation 3, `replaced_token_detection`
+    loss     = contrast + lambda * rtd                                       equation 4, `total`
+
+Through rtd the encoder learns to put into h what x said: nothing else tells D which tokens of x'' are new.
+
 Legend: `B` instances, `C` candidates (B, or 2B with hard negatives), `H` hidden, `N` rows of the discriminator, `L`
 tokens of the padded batch.
 """
@@ -53,8 +62,10 @@ def contrastive(
     cosines = cosine(z1, z2)  # (B, B)
     logits = cosines / temperature
     if z3 is not None:
+        # The weight meets the sentence's own hard negative alone; those of others are plain in-batch negatives.
         own = hard_negative_weight * torch.eye(len(z1), device=z1.device, dtype=logits.dtype)
         logits = torch.cat([logits, cosine(z1, z3) / temperature + own], dim=1)  # (B, 2B)
+    # Row i has its positive in column i, so InfoNCE is a cross-entropy whose classes are 0, 1, ..., B - 1.
     loss = F.cross_entropy(logits, torch.arange(len(z1), device=z1.device))
     positive, negative = mean_cosines(cosines.detach())
     return Contrast(loss=loss, logits=logits, positive_cosine=positive, negative_cosine=negative)
@@ -132,10 +143,10 @@ def detection(logits: Tensor, replaced: Tensor, real: Tensor) -> Detection:
     """
     right = (logits.argmax(-1) == replaced.long()).float()
     changed = replaced.float() * real
-    kept = (1 - replaced.float()) * real
+    unchanged = (1 - replaced.float()) * real
     return Detection(
         tokens=real.float().sum(),
         replaced=changed.sum(),
         found=(right * changed).sum(),
-        left_alone=(right * kept).sum(),
+        left_alone=(right * unchanged).sum(),
     )

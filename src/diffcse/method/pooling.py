@@ -1,4 +1,4 @@
-"""From token vectors to a sentence vector, and the projector that stands between it and the losses.
+"""From token vectors to a sentence vector, and the projector between it and the losses.
 
 Legend: `N` rows, `L` tokens, `H` hidden.
 """
@@ -25,7 +25,7 @@ def encode(
         attention_mask: (N, L), 1 at real tokens.
         pooler: cls, last (the last real token), avg (last layer), avg_top2 (mean of the last two layers) or
             avg_first_last (mean of the embedding layer's output and the last layer's), averages over real tokens.
-        padding_free: compute nothing for padding, where the backbone's attention allows it; the vectors are the same.
+        padding_free: compute nothing for padding, if the backbone's attention allows it; the vectors are the same.
     """
     if padding_free and packing.supports(backbone):
         return _encode_packed(backbone, input_ids, attention_mask, pooler)
@@ -43,6 +43,7 @@ def encode(
 def _encode_packed(backbone: Any, input_ids: Tensor, attention_mask: Tensor, pooler: Pooler) -> Tensor:
     layout = packing.Layout.of(attention_mask)
     with packing.packed(backbone):
+        # Only [CLS] of the last layer is read, so only its row passes through most of that layer.
         first = packing.first_rows(backbone, layout, input_ids) if pooler == "cls" else None
         if first is not None:
             return first

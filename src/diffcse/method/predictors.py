@@ -25,7 +25,7 @@ class Predictor(Protocol):
     """The contract of all predictors."""
 
     def head(self, backbone: PreTrainedModel) -> nn.Module:
-        """What stands on the discriminator's hidden states."""
+        """The module that reads the discriminator's hidden states."""
 
     def where(self, edited: EditedBatch, attention_mask: Tensor) -> Tensor | None:
         """Positions that are asked about, (N, K) bool; None for all of the padded batch."""
@@ -37,7 +37,7 @@ class Predictor(Protocol):
         """The difference prediction term, scalar; of a part of a batch, what it adds to the whole batch's term.
 
         Args:
-            answers: what the head says, (N, K, ...) or (M, ...) as `where` has it.
+            answers: of the head, (N, K, ...), or (M, ...) at `where`.
             edited: what was judged.
             attention_mask: (N, K), 1 at real tokens.
             count: positions of the whole mean, scalar. Processes hold different numbers of them, and DDP takes a plain
@@ -63,7 +63,7 @@ class ReplacedTokenDetection:
         return nn.Linear(int(backbone.config.hidden_size), 2)
 
     def where(self, edited: EditedBatch, attention_mask: Tensor) -> None:
-        """Everywhere."""
+        """Everywhere, [CLS] and padding too: so does the reference."""
         return
 
     def count(self, edited: EditedBatch, attention_mask: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class ReplacedTokenDetection:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPrediction:
-    """The original token itself, from the vocabulary.
+    """The original token itself, out of the vocabulary.
 
     Attributes:
         masked_only: at the masked positions, of a sentence in which nothing was filled in (conditional MLM; Yang et
@@ -117,13 +117,13 @@ class TokenPrediction:
 
     def loss(self, answers: Tensor, edited: EditedBatch, attention_mask: Tensor, count: Tensor) -> Tensor:
         """Cross-entropy of logits (M, V); 0 where nothing is asked."""
-        wanted = edited.original[self.where(edited, attention_mask)]
-        return F.cross_entropy(answers, wanted, reduction="sum") / count
+        targets = edited.original[self.where(edited, attention_mask)]
+        return F.cross_entropy(answers, targets, reduction="sum") / count
 
     def figures(self, answers: Tensor, edited: EditedBatch, attention_mask: Tensor) -> dict[str, Tensor]:
         """How many of the tokens are predicted."""
-        wanted = edited.original[self.where(edited, attention_mask)]
-        right = (answers.detach().argmax(-1) == wanted).float()
+        targets = edited.original[self.where(edited, attention_mask)]
+        right = (answers.detach().argmax(-1) == targets).float()
         return {"token_accuracy": torch.stack([right.sum(), torch.ones_like(right).sum()])}
 
 

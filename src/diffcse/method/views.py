@@ -69,13 +69,13 @@ class Cropping:
 
 @dataclass(frozen=True, kw_only=True)
 class Deletion:
-    """Some tokens left out, each with probability `ratio`; a sentence keeps one at least."""
+    """Some tokens removed, each with probability `ratio`; at least one ordinary token stays."""
 
     ratio: float
     special_ids: NDArray[np.int64]
 
     def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Shorter by what is left out."""
+        """Shorter by the removed tokens."""
         words = _ordinary(ids, self.special_ids)
         gone = words[uniform[words, 0] < self.ratio]
         return np.delete(ids, gone[1:] if len(gone) == len(words) else gone)
