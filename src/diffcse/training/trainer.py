@@ -212,8 +212,10 @@ class _StopOnBadNumbers(TrainerCallback):
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        bad = [name for name, value in self.trainer.last_terms.items() if not bool(torch.isfinite(value))]
-        if bad:
+        terms = self.trainer.last_terms
+        # One question for all terms: each answer waits for the device.
+        if terms and not bool(torch.isfinite(torch.stack([value.float() for value in terms.values()])).all()):
+            bad = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
             step = state.global_step + 1
             raise NonFiniteLoss(
                 f"every term of the loss must be finite; got {' and '.join(bad)} not finite at step {step}; lower the "
