@@ -21,7 +21,6 @@ from diffcse.encoding.encode import EncodeSettings, encode
 from diffcse.encoding.sinks import as_dtype
 from diffcse.errors import UserError
 from diffcse.persistence.load import fingerprint, load_encoder
-from diffcse.text import stream as texts
 from diffcse.text.stream import open_texts
 from tests import tiny
 
@@ -234,14 +233,6 @@ def test_too_small_a_disk_is_told_before_the_first_chunk(tmp_path, model, text, 
     monkeypatch.setattr(bulk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
     with pytest.raises(UserError, match=r"must be on a disk with 3\.2 kB free; got 100 bytes"):
         encode_file(str(text), tmp_path / "out.npy", lambda: model, settings())
-
-
-def test_packed_text_on_a_pipe_is_told(tmp_path):
-    (tmp_path / "pipe").write_bytes(gzip.compress(b"the cat\n"))
-    with pytest.raises(UserError, match="standard input must be UTF-8 text; got gzip data; unpack it: gunzip -c"):
-        list(texts.Pipe(tmp_path / "pipe").rows(("",), 100))
-    (tmp_path / "pipe").write_bytes(b"the cat\nthe dog")
-    assert list(texts.Pipe(tmp_path / "pipe").rows(("",), 100)) == [("the cat",), ("the dog",)]
 
 
 def test_a_run_that_fails_before_its_first_row_leaves_no_folder(tmp_path, model, text):

@@ -90,6 +90,13 @@ def test_scores_that_are_all_the_same(tmp_path: Path) -> None:
         read_pairs(write(tmp_path / "p.csv", ROWS.assign(score=2)), COLUMNS)
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_the_separator_of_csv_is_found(tmp_path: Path, separator: str) -> None:
+    ROWS.to_csv(tmp_path / "p.csv", index=False, sep=separator)
+    pairs = read_pairs(tmp_path / "p.csv", COLUMNS)
+    assert (pairs.first, pairs.second) == (ROWS["a"].tolist(), ROWS["b"].tolist())
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -98,7 +105,7 @@ def test_scores_that_are_all_the_same(tmp_path: Path) -> None:
         ("p.csv", b"", "a well-formed .csv file"),
         ("p.jsonl", b'{"a": "x", \n', "a well-formed .jsonl file"),
         ("p.parquet", b"PAR1 not really", "a well-formed .parquet file"),
-        ("p.csv.gz", b"not gzip", "a file that can be read"),
+        ("p.csv.gz", b"not gzip", "a whole gzip file"),
         ("p.xlsx", b"", "a .csv, .tsv, .jsonl or .parquet file; got .xlsx"),
         ("pairs", b"", "a .csv, .tsv, .jsonl or .parquet file; got no ending"),
     ],

@@ -98,6 +98,33 @@ def test_csv_fields_may_hold_commas_quotes_and_line_breaks(tmp_path: Path, cache
     assert list(read_texts(path, cache_dir=cache)[0]["text0"]) == texts
 
 
+@pytest.mark.parametrize(
+    ("content", "separator", "rows"),
+    [
+        ("id;text\n0;One, two.\n1;Three, four.\n", ";", ["One, two.", "Three, four."]),
+        ('id;text\n0;"One; two."\n1;"Three\nfour."\n', ";", ["One; two.", "Three\nfour."]),
+        ("id\ttext\n0\tOne.\n1\tTwo.\n", "\t", ["One.", "Two."]),
+        ("id|text\n0|One.\n\n1|Two.\n", "|", ["One.", "Two."]),
+        ("id,text\n0,One; two.\n1,Three; four.\n", ",", ["One; two.", "Three; four."]),
+        ("text\nOne; two.\nThree.\n", ",", ["One; two.", "Three."]),
+        ('id;text\n0;5" pipe\n1;"Two"\n', ";", ['5" pipe', "Two"]),
+    ],
+)
+def test_the_separator_of_csv_is_found(
+    tmp_path: Path, cache: Path, content: str, separator: str, rows: list[str]
+) -> None:
+    (tmp_path / "a.csv").write_text(content, encoding="utf-8", newline="")
+    (source,) = find_sources([tmp_path / "a.csv"])
+    assert source.separator == separator  # type: ignore[attr-defined]
+    assert read_texts([tmp_path / "a.csv"], columns=["text"], cache_dir=str(cache))[0]["text0"][:] == rows
+
+
+def test_a_csv_whose_rows_no_separator_cuts_evenly_is_refused(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "a.csv").write_text("id;text\n0;One, two.\n1;Three; four.\n")
+    with pytest.raises(UserError, match="must be a row of 1 columns; got 2; put quotes around a field"):
+        read_texts([tmp_path / "a.csv"], cache_dir=cache)
+
+
 def test_tsv_takes_a_lone_quote_as_it_stands(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "t.tsv"
     path.write_text('text\tid\n"Unclosed, he said\t1\n"whole ""field"""\t2\n6" pipe\t3\n')

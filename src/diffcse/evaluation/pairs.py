@@ -13,6 +13,7 @@ import numpy as np
 
 from diffcse.errors import UserError
 from diffcse.evaluation.tasks import ScoredPairs
+from diffcse.text.sources import CsvFile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +66,8 @@ def _read(path: Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more fields than the header
             return _readers()[kind](path)
+    except UserError:  # a ValueError, but already one line
+        raise
     except OSError as error:
         got = error.strerror or str(error)
         raise UserError(f"--pairs {path}", "a file that can be read", got, "check the path") from error
@@ -81,7 +84,7 @@ def _readers() -> Mapping[str, Callable[[Path], pd.DataFrame]]:
     import pandas as pd
 
     return {
-        ".csv": lambda path: pd.read_csv(path, **_AS_WRITTEN),
+        ".csv": lambda path: pd.read_csv(path, sep=CsvFile(path).separator, **_AS_WRITTEN),
         ".tsv": lambda path: pd.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE, **_AS_WRITTEN),
         ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False, convert_dates=False, encoding="utf-8"),
         ".parquet": lambda path: pd.read_parquet(path),

@@ -78,7 +78,7 @@ def read_texts(
     columns: str | Sequence[str] | None = None,
     max_characters: int = 100_000,
     minimum: int = 2,
-    cache_dir: Path | None = None,
+    cache_dir: str | Path | None = None,
 ) -> tuple[datasets.Dataset, ReadReport]:
     """Sentences, pairs or triplets as a memory-mapped dataset with the columns `text0` (, `text1`, `text2`).
 
@@ -128,7 +128,7 @@ def tokenise(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_tokens: int,
-    cache_dir: Path | None = None,
+    cache_dir: str | Path | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> datasets.Dataset:
     """Token ids as a memory-mapped dataset with the columns `ids0` (, `ids1`, `ids2`), a list of int32 a row.
@@ -289,10 +289,10 @@ def _write_arrow(folder: Path, schema: pa.Schema, batches: Iterable[list[Any]]) 
         os.fsync(file.fileno())
 
 
-def _cached(cache_dir: Path | None, key: list[Any], write: Callable[[Path], dict[str, Any]]) -> _Kept:
+def _cached(cache_dir: str | Path | None, key: list[Any], write: Callable[[Path], dict[str, Any]]) -> _Kept:
     """The dataset kept under `key`; made first by `write`, which fills a folder and returns facts to keep beside it."""
     digest = _digest([_VERSION, *key])
-    folder = (cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "diffcse") / f"{key[0]}-{digest}"
+    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "diffcse") / f"{key[0]}-{digest}"
     found = _load(folder, digest)
     if found is None:
         try:

@@ -16,11 +16,12 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 import datasets
 import pyarrow as pa
@@ -36,6 +37,8 @@ NUL = "\udc00"
 
 _LONGEST_ROW = 64 * 2**20  # bytes; a longer row of .csv or .jsonl is a mistake, such as a quote that is never closed
 _CHUNK = 2**20
+_SEPARATORS = (",", ";", "\t", "|")
+_HEAD = 50  # rows that the separator is told from
 _ROWS = 256
 _END = "\udc01 end of file"
 
@@ -84,20 +87,49 @@ class _File:
 class TextFile(_File):
     r"""A sentence a line; only \n and \r\n end a line."""
 
+    def _opened(self) -> AbstractContextManager[BinaryIO]:
+        return _reading(self.path)
+
     def columns(self) -> None:
         """None, after a look at the first line."""
-        with _reading(self.path) as file:
+        with self._opened() as file:
             next(_lines(file, self.name, _CHUNK), None)
 
     def rows(self, columns: Sequence[str], longest: int) -> Iterator[Row]:
         """Each line as a row of one; of a longer line, the first `longest` bytes."""
-        with _reading(self.path) as file:
+        with self._opened() as file:
             for line in _lines(file, self.name, longest):
                 yield (_decode(line.removesuffix(b"\n").removesuffix(b"\r")),)
 
 
 class CsvFile(_File):
-    """Comma-separated with a header; quoted fields may hold commas, quotes (doubled) and line breaks."""
+    """A table with a header; quoted fields may hold separators, quotes (doubled) and line breaks.
+
+    The separator is the comma unless another one alone cuts the first rows into equally many columns: spreadsheets
+    write semicolons wherever the comma is the decimal sign.
+    """
+
+    usual: ClassVar[str] = ","
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """As of any file; other separators than the comma count, so that rows cached as one column are not used."""
+        return super().identity if self.separator == self.usual else (*super().identity, self.separator)
+
+    @cached_property
+    def separator(self) -> str:
+        """The first of `,`, `;`, tab and `|` that cuts the first rows into two columns or more, as many in each."""
+        return next((each for each in _SEPARATORS if self._cuts_evenly(each)), _SEPARATORS[0])
+
+    def _cuts_evenly(self, separator: str) -> bool:
+        with closing(self._records(separator)) as records:
+            try:
+                widths = {len(record) for _, record in islice(records, _HEAD) if record}
+            except UserError as error:
+                if isinstance(error.__cause__, csv.Error):  # quotes that are wrong with this separator
+                    return False
+                raise
+        return len(widths) == 1 and max(widths) > 1
 
     def columns(self) -> Mapping[str, bool]:
         """The header's names, all text."""
@@ -123,10 +155,11 @@ class CsvFile(_File):
             return record
         raise UserError(self.name, "a table with a header", "an empty file", "write the columns' names in line 1")
 
-    def _records(self) -> Generator[tuple[int, list[str]], None, None]:
+    def _records(self, separator: str | None = None) -> Generator[tuple[int, list[str]], None, None]:
+        separator = separator or self.separator
         with _reading(self.path) as file, _long_fields():
             lines = (_decode(line).replace("\0", NUL) for line in _whole_lines(file, self.name))
-            reader, start, record = csv.reader(_and_end(lines)), 1, [""]
+            reader, start, record = csv.reader(_and_end(lines), delimiter=separator), 1, [""]
             try:
                 for record in reader:
                     if record != [_END]:
@@ -142,7 +175,14 @@ class CsvFile(_File):
 class TsvFile(CsvFile):
     """Tab-separated with a header; a quote is an ordinary character, save around a whole field."""
 
-    def _records(self) -> Generator[tuple[int, list[str]], None, None]:
+    usual: ClassVar[str] = "\t"
+
+    @property
+    def separator(self) -> str:
+        """Always the tab."""
+        return self.usual
+
+    def _records(self, separator: str | None = None) -> Generator[tuple[int, list[str]], None, None]:
         with _reading(self.path) as file:
             for number, line in enumerate(_whole_lines(file, self.name), 1):
                 text = _decode(line.removesuffix(b"\n").removesuffix(b"\r"))

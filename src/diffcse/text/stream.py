@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from diffcse.errors import UserError
 from diffcse.text.dataset import choose_columns
@@ -19,9 +21,21 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Pipe(TextFile):
-    """Plain text that can be read only once."""
+    """Plain text that can be read only once.
+
+    What is left of descriptor 0 is read, under its number: `/dev/stdin` would begin a file anew, with the lines that
+    somebody has already read, and cannot be opened where standard input is a socket.
+    """
 
     name = "standard input"
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        try:
+            with open(0, "rb", closefd=False) as file:
+                yield file
+        except OSError as error:
+            raise UserError(self.name, "open for reading", error.strerror, "pipe a text in, or name a file") from error
 
     def rows(self, columns: Sequence[str], longest: int) -> Iterator[Row]:
         """Each line as a row of one."""
@@ -87,7 +101,7 @@ def open_texts(given: str, *, column: str | None = None, skip_blank: bool = Fals
         UserError: missing, unreadable, or without one column of text.
     """
     if given == STDIN:
-        return Texts(name=STDIN, sources=[Pipe(Path("/dev/stdin"))], columns=[("",)], skip_blank=skip_blank)
+        return Texts(name=STDIN, sources=[Pipe(Path(STDIN))], columns=[("",)], skip_blank=skip_blank)
     sources = find_sources([given])
     chosen = choose_columns(sources, None if column is None else (column,))
     if len(chosen[0]) != 1:

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from diffcse.errors import UserError
+from diffcse.text.stream import STDIN, open_texts
+
+
+@contextmanager
+def standard_input(descriptor: int) -> Iterator[None]:
+    """Descriptor 0 is a copy of another one for as long as the block runs."""
+    before = os.dup(0)
+    os.dup2(descriptor, 0)
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
+def read(path: Path) -> list[str]:
+    with path.open("rb") as file, standard_input(file.fileno()):
+        return list(open_texts(STDIN))
+
+
+def test_lines_that_were_read_before_do_not_come_back(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"read away\nthe cat\nthe dog")
+    with (tmp_path / "a.txt").open("rb") as file, standard_input(file.fileno()):
+        os.read(0, len(b"read away\n"))
+        assert list(open_texts(STDIN)) == ["the cat", "the dog"]
+
+
+def test_a_socket_is_read() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"the cat\nthe dog\n")
+        ours.shutdown(socket.SHUT_WR)
+        with standard_input(theirs.fileno()):
+            assert list(open_texts(STDIN)) == ["the cat", "the dog"]
+
+
+def test_the_descriptor_stays_open(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"the cat\n")
+    with (tmp_path / "a.txt").open("rb") as file, standard_input(file.fileno()):
+        list(open_texts(STDIN))
+        assert os.fstat(0).st_size == 8
+
+
+def test_a_mark_and_bytes_that_are_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfthe cat\r\ncaf\xe9\n")
+    assert read(tmp_path / "a.txt") == ["the cat", "caf\udce9"]
+
+
+def test_packed_text_on_standard_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"the cat\n"))
+    with pytest.raises(UserError, match="standard input must be UTF-8 text; got gzip data; unpack it: gunzip -c"):
+        read(tmp_path / "a.gz")
+
+
+def test_a_folder_as_standard_input_is_one_line(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with (
+            standard_input(folder),
+            pytest.raises(UserError, match="standard input must be open for reading; got Is a"),
+        ):
+            list(open_texts(STDIN))
+    finally:
+        os.close(folder)
