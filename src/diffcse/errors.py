@@ -45,6 +45,23 @@ class MissingExtra(UserError, ImportError):
         return MissingExtra, (self.name, self.module, self.extra)
 
 
+class Interrupted(Exception):
+    """A long run was asked to stop and did, with everything kept that the same command needs to resume it.
+
+    The command line prints the line and exits with code 130.
+
+    >>> print(Interrupted("step 20"))
+    stopped at step 20; the same command resumes
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        super().__init__(f"stopped at {where}; the same command resumes")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Interrupted, (self.where,)
+
+
 def _short(value: Any) -> str:
     text = str(value).replace("\n", "\\n").replace("\r", "\\r").replace("\0", "\\0")
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"

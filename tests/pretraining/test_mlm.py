@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
+from typer.testing import CliRunner
 
-from diffcse.errors import UserError
+from diffcse.cli import app
+from diffcse.errors import Interrupted, UserError
 from diffcse.method.masking import IGNORE
 from diffcse.pretraining.config import PretrainConfig
 from diffcse.pretraining.mlm import (
@@ -23,6 +29,7 @@ from diffcse.pretraining.mlm import (
     tokenise_lines,
     train_tokenizer,
 )
+from diffcse.training.trainer import GracefulStop
 from tests import tiny
 
 SMALL = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 32, "vocab_size": 120, "batch_tokens": 64}
@@ -99,6 +106,61 @@ def test_model_folder_loads_and_learnt_something_and_longer_runs_go_on(lines: li
     assert steps
     with pytest.raises(UserError, match="other settings"):
         pretrain(lines, tmp_path / "m", PretrainConfig(**{**SMALL, "seed": 5, "held_out": 40}))
+
+
+def test_nothing_held_out_is_allowed(lines: list[str], tmp_path: Path) -> None:
+    result = pretrain(lines, tmp_path / "m", PretrainConfig(**SMALL, total_tokens=64 * 3, held_out=0))
+    assert (result.tokens, math.isnan(result.loss), math.isnan(result.accuracy)) == (0, True, True)
+    assert json.loads((tmp_path / "m" / "held_out.json").read_text()) == {"loss": None, "accuracy": None, "tokens": 0}
+
+
+@pytest.mark.parametrize("name", ["held_out", "seed", "checkpoint_every_steps", "max_length", "learning_rate"])
+def test_negative_numbers_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} must be .*; got -1"):
+        PretrainConfig(**{name: -1})
+
+
+def test_stopped_by_ctrl_c_is_said_and_resumes_with_the_same_bits(
+    lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.txt").write_text("\n".join(lines))
+    config = {**SMALL, "total_tokens": 64 * 12, "held_out": 40, "checkpoint_every_steps": 5}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in config.items()]
+
+    def command(name: str) -> list[str]:
+        return [
+            "pretrain",
+            str(tmp_path / "t.txt"),
+            "-o",
+            str(tmp_path / name),
+            "--cache",
+            str(tmp_path / "c"),
+            *options,
+        ]
+
+    def stop_at_seven(self: GracefulStop, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 7:
+            signal.raise_signal(signal.SIGINT)
+        original(self, args, state, control)
+
+    original = GracefulStop.on_step_end
+    monkeypatch.setattr(GracefulStop, "on_step_end", stop_at_seven)
+    told = CliRunner().invoke(app, command("stopped"))
+    assert isinstance(told.exception, Interrupted)
+    assert str(told.exception) == "stopped at step 7; the same command resumes"
+    assert "model in" not in told.output
+    assert not (tmp_path / "stopped" / "model.safetensors").exists()
+    monkeypatch.undo()
+    for source, name in (("stopped", "stopped"), ("stopped", "whole")):
+        if name == "whole":  # the tokenizer is learnt once: ties in its training are broken at random
+            learnt = tmp_path / "whole" / "checkpoints" / "tokenizer"
+            shutil.copytree(tmp_path / source / "checkpoints" / "tokenizer", learnt)
+            shutil.copy(tmp_path / source / "diffcse.json", tmp_path / "whole")
+            about = json.loads((tmp_path / "whole" / "diffcse.json").read_text())
+            (tmp_path / "whole" / "diffcse.json").write_text(json.dumps({**about, "finished": False}))
+        assert CliRunner().invoke(app, command(name)).exit_code == 0
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("stopped", "whole"))
+    assert first == second
 
 
 def test_too_little_text(tmp_path: Path) -> None:

@@ -229,6 +229,12 @@ def test_too_little_text_and_bad_settings(config, tmp_path):
         CooccurConfig(context_smoothing=0.0)
 
 
+def test_nothing_held_out_is_allowed(lines, tokenizer_folder, tmp_path):
+    config = CooccurConfig(**{**SMALL, "held_out": 0}, tokenizer=tokenizer_folder)
+    assert cooccur(lines, tmp_path / "m", config).held_out.sentences == 0
+    assert "held-out" not in (tmp_path / "m" / "README.md").read_text()
+
+
 def test_command_line(lines, tokenizer_folder, tmp_path):
     (tmp_path / "t.txt").write_text("\n".join(lines))
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]

@@ -192,7 +192,7 @@ def test_the_best_of_nothing_is_refused_before_the_first_step(place, tmp_path):
 
 
 def test_the_disk_must_have_room_for_the_terms(tmp_path, monkeypatch):
-    run = RunFolder.claim(tmp_path / "m", {}, [])
+    run = RunFolder.look(tmp_path / "m", {}, [])
     model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(10, 25, bias=False)})  # 1000 bytes
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 15_900}))
     run.check_space(model)

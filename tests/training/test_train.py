@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,13 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from transformers import TrainerControl, TrainerState
 
 from diffcse.config import build
 from diffcse.errors import UserError
 from diffcse.text.dataset import read_texts
+from diffcse.training.criteria import KeepBest, label_free, read_best
 from diffcse.training.networks import load_networks
 from diffcse.training.run_folder import RunFolder
-from diffcse.training.train import train
+from diffcse.training.train import positions, train
 from tests import tiny
 
 SETTINGS = {
@@ -180,7 +184,7 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path, wh
     child.send_signal(signal.SIGINT)
     _, told = child.communicate(timeout=120)
     assert child.returncode == 130
-    assert "the same command goes on" in told
+    assert re.search(r"stopped at step \d+; the same command resumes", told)
     assert "Traceback" not in told
     assert run(command(place, output)).returncode == 0
     assert_same(whole, output)
@@ -237,6 +241,73 @@ def test_bad_input_is_one_line_and_exit_2(place: Path, tmp_path: Path, change: d
     assert "Traceback" not in done.stderr
 
 
+# Kinds 1 and 3 of bad input: refused before the first step, with nothing left in the way of the correction.
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 100}, "batch_size must be at most the number of sentences"),
+        ({"encoder": "no-such-folder/x"}, "no-such-folder/x"),
+        ({"select_by": "stsb"}, "select_by stsb must be given with STS-B dev data"),
+        ({"max_tokens": 65}, "max_tokens must be at most 64, the positions of the networks; got 65"),
+        ({"edit": "insertion", "max_tokens": 33}, "max_tokens must be at most 32 with what makes sentences longer"),
+        ({"report_to": "nosuch"}, "report_to must be none, all or some of .*tensorboard.*; got nosuch"),
+        ({"report_to": "none, comet_ml"}, "report_to must be a logger that is installed; got comet_ml"),
+    ],
+)
+def test_a_refused_run_leaves_nothing_behind(
+    place: Path, tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    networks = {"encoder": str(place / "encoder-exact"), "generator": str(place / "generator-exact")}
+    settings = {**networks, "batch_size": 8, "max_steps": 1, **change}
+    with pytest.raises(UserError, match=words):
+        train([place / "text.txt"], tmp_path / "m", build(**settings), cache_dir=place / "cache")
+    assert not (tmp_path / "m").exists()
+
+
+def test_the_corrected_command_works_after_a_refused_one(place: Path, tmp_path: Path) -> None:
+    networks = {"encoder": str(place / "encoder-exact"), "generator": str(place / "generator-exact"), "max_steps": 1}
+    with pytest.raises(UserError, match="nosuch"):
+        train([tmp_path / "nosuch.txt"], tmp_path / "m", build(**networks, batch_size=8))
+    with pytest.raises(UserError, match="batch_size"):
+        train([place / "text.txt"], tmp_path / "m", build(**networks, batch_size=65), cache_dir=place / "cache")
+    done = train([place / "text.txt"], tmp_path / "m", build(**networks, batch_size=8), cache_dir=place / "cache")
+    assert (done.finished, done.step) == (True, 1)
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    config = build(encoder=str(place / "encoder-exact"), generator=str(place / "generator-exact"), batch_size=8)
+    with pytest.raises(UserError, match=r"batch_size must be a multiple of the number of processes \(3\); got 8"):
+        train([place / "text.txt"], tmp_path / "m", config)
+
+
+def test_positions_leave_out_those_that_are_kept_for_padding() -> None:
+    assert [positions(tiny.mlm(kind)) for kind in ("bert", "distilbert", "roberta")] == [64, 64, 63]  # padding id 0
+
+
+def test_too_short_text_has_no_label_free_score() -> None:
+    with pytest.raises(UserError, match="select_by must be stsb or last where fewer than two sentences have 4 words"):
+        label_free(["a b c d e", "a b", "a"], seed=0)
+
+
+@pytest.mark.parametrize(("scores", "best"), [([math.nan, 0.5], 2), ([0.5, math.nan], 1), ([math.nan, math.nan], None)])
+def test_nan_is_never_best(tmp_path: Path, scores: list[float], best: int | None) -> None:
+    keep = KeepBest(
+        tmp_path / "best.safetensors",
+        metric="m",
+        score=iter(scores).__next__,
+        state=lambda: {"w": torch.ones(1)},
+        every_steps=1,
+        report=lambda logs: None,
+    )
+    for step in (1, 2):
+        keep.on_step_end(None, TrainerState(global_step=step, max_steps=2), TrainerControl())
+    kept = read_best(keep.path)
+    assert (kept and kept.step) == best
+
+
 def test_a_generator_of_another_vocabulary_is_refused_before_anything_else(place: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     tiny.mlm("distilbert").save_pretrained(other)
@@ -251,8 +322,8 @@ def test_other_text_is_not_resumed_on(place: Path, tmp_path: Path) -> None:
     networks = {"encoder": str(place / "encoder-exact"), "generator": str(place / "generator-exact")}
     config = build(**networks, batch_size=8, max_steps=2)
     text = tiny.write_sentences(tmp_path / "t.txt", 32)
-    run = RunFolder.claim(tmp_path / "m", config.as_dict(), [str(text)])
-    run.check_text(read_texts([text], cache_dir=tmp_path / "c")[0])
+    run = RunFolder.look(tmp_path / "m", config.as_dict(), [str(text)])
+    run.claim(read_texts([text], cache_dir=tmp_path / "c")[0])
     tiny.write_sentences(text, 33)
     with pytest.raises(UserError, match="an interrupted run on this text; got one on other text"):
         train([text], tmp_path / "m", config, cache_dir=tmp_path / "c")

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from diffcse.errors import UserError
+from diffcse.errors import Interrupted, UserError
 
 app = typer.Typer(
     name="diffcse",
@@ -60,12 +60,15 @@ _register()
 
 
 def main() -> None:
-    """Run a verb; what a user can mend is one line and exit code 2, never a traceback."""
+    """Run a verb; what a user can fix is one line and exit code 2, never a traceback."""
     try:
         app()
     except UserError as error:
         sys.stderr.write(f"diffcse: {error}\n")
         sys.exit(2)
+    except Interrupted as stopped:
+        sys.stderr.write(f"diffcse: {stopped}\n")
+        sys.exit(130)
     except ArithmeticError as error:
         sys.stderr.write(f"diffcse: {error}\n")
         sys.exit(1)

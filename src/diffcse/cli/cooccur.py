@@ -32,11 +32,9 @@ def cooccur(
     console.print(read.summary(), soft_wrap=True)
     result = run(rows["text0"], output, config, console=console)
     found = result.held_out
-    console.print(
-        f"{result.tokens:,} tokens; half of a held-out sentence finds the other half of {found.sentences:,} in "
-        f"{100 * found.share:.1f}%\nmodel in {output}",
-        soft_wrap=True,
-    )
+    halves = f"half of a held-out sentence finds the other half of {found.sentences:,} in {100 * found.share:.1f}%"
+    measured = f"; {halves}" if found.sentences else ""
+    console.print(f"{result.tokens:,} tokens{measured}\nmodel in {output}", soft_wrap=True)
 
 
 with_fields(cooccur, {"Counting and size": CooccurConfig})

@@ -76,7 +76,7 @@ def report(result: TrainResult, console: Console) -> None:
     """Say how the run ended, and what to do if it did not."""
     console.print(result.read.summary(), soft_wrap=True)
     if not result.finished:
-        console.print(f"stopped at step {result.step}; the same command goes on from there", soft_wrap=True)
+        console.print(f"stopped at step {result.step}; the same command resumes", soft_wrap=True)
         sys.exit(130)
     kept = "last step" if result.best is None else result.best.describe()
     console.print(f"model in {result.folder} (kept: {kept}; {result.seconds:.0f} s)", soft_wrap=True)

@@ -46,8 +46,15 @@ class PretrainConfig(Checked):
     """Seed of the weights, the order and the masks."""
 
     def _check(self) -> None:
-        for name in ("vocab_size", "hidden_size", "layers", "heads", "max_length", "batch_tokens", "total_tokens"):
+        sizes = ("vocab_size", "hidden_size", "layers", "heads", "intermediate_size", "batch_tokens", "total_tokens")
+        for name in (*sizes, "checkpoint_every_steps"):
             self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
+        self._need("max_length", self.max_length >= 3, "at least 3", "text needs [CLS], a word and [SEP]")
+        self._need("learning_rate", self.learning_rate > 0, "greater than 0", "use 1e-4 to 1e-3")
+        for name in ("warmup_ratio", "decay_ratio"):
+            self._need(name, 0 <= getattr(self, name) <= 1, "between 0 and 1", "leave it at its default")
+        self._need("held_out", self.held_out >= 0, "at least 0", "use 0 to train on everything")
+        self._need("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1", "use a small whole number")
         self._need(
             "hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it"
         )

@@ -10,7 +10,7 @@ as the sentence encoder will see it later: [CLS] words [SEP] from position 0.
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, TrainerCallback, TrainingArguments
 
-from diffcse.errors import UserError
-from diffcse.files import move_into
+from diffcse.errors import Interrupted, UserError
+from diffcse.files import json_bytes, move_into
 from diffcse.kernels.memory import freed_memory_kept
 from diffcse.method.masking import IGNORE, mask_tokens, uniforms
 from diffcse.pretraining.config import PretrainConfig
@@ -201,14 +201,14 @@ def join_some(sentences: list[str]) -> list[str]:
 
 def tokenise_lines(sentences: list[str], tokenizer: BertTokenizer, max_length: int) -> TokenisedLines:
     """Token ids of all sentences, some joined, cut at `max_length` tokens."""
-    parts: list[NDArray[np.uint16]] = []
+    parts: list[NDArray[np.uint16]] = [np.empty(0, dtype=np.uint16)]  # no sentences, no tokens
     lengths: list[int] = []
     texts = join_some(sentences)
     for start in range(0, len(texts), 10_000):
         batch = tokenizer(texts[start : start + 10_000], truncation=True, max_length=max_length)["input_ids"]
         lengths += [len(row) for row in batch]
         parts += [np.asarray(row, dtype=np.uint16) for row in batch]
-    return TokenisedLines(np.concatenate(parts), np.concatenate([[0], np.cumsum(lengths)]))
+    return TokenisedLines(np.concatenate(parts), np.cumsum([0, *lengths], dtype=np.int64))
 
 
 def build_model(config: PretrainConfig, tokenizer: BertTokenizer) -> BertForMaskedLM:
@@ -235,8 +235,8 @@ class HeldOut:
     """Masked language modelling on text that was not trained on.
 
     Attributes:
-        loss: cross-entropy at the masked positions (nats).
-        accuracy: share of the masked tokens predicted, 0 to 1.
+        loss: cross-entropy at the masked positions (nats); NaN where no token was masked.
+        accuracy: share of the masked tokens predicted, 0 to 1; NaN where no token was masked.
         tokens: masked tokens.
     """
 
@@ -257,12 +257,17 @@ def pretrain(
         output: folder for the model; `checkpoints/` and `metrics.jsonl` are kept in it.
         config: size and schedule.
         console: where progress is shown; None shows nothing.
+
+    Raises:
+        UserError: for too little text, or a folder that holds something else.
+        Interrupted: after Ctrl-C or SIGTERM; the checkpoint is written and there is no model yet.
     """
     if len(sentences) <= config.held_out:
         raise UserError("text", f"more than {config.held_out} sentences (held_out)", len(sentences), "lower held_out")
-    run = RunFolder.claim(
+    run = RunFolder.look(
         output, dataclasses.asdict(config), [f"{len(sentences)} sentences"], may_change=("total_tokens", "decay_ratio")
     )
+    run.claim()
     torch.set_flush_denormal(True)
     train_on, held_out = list(sentences[config.held_out :]), list(sentences[: config.held_out])
     tokenizer = own_tokenizer(run.checkpoints / "tokenizer", train_on, config.vocab_size)
@@ -270,9 +275,10 @@ def pretrain(
     trainer = _trainer(model, tokenise_lines(train_on, tokenizer, config.max_length), tokenizer, run, config, console)
     with run.writing(), freed_memory_kept():
         trainer.train(resume_from_checkpoint=run.last_checkpoint())
+        if trainer.state.global_step < trainer.state.max_steps:
+            raise Interrupted(f"step {trainer.state.global_step}")
         result = evaluate(model, tokenise_lines(held_out, tokenizer, config.max_length), tokenizer, config)
-        if trainer.state.global_step >= trainer.state.max_steps:
-            save(model, tokenizer, run, result)
+        save(model, tokenizer, run, result)
     return result
 
 
@@ -298,6 +304,8 @@ def _trainer(
 @torch.no_grad()
 def evaluate(model: BertForMaskedLM, data: TokenisedLines, tokenizer: BertTokenizer, config: PretrainConfig) -> HeldOut:
     """Loss and accuracy at the masked positions of `data`, masked once."""
+    if not len(data):
+        return HeldOut(loss=math.nan, accuracy=math.nan, tokens=0)
     collate, module = MaskedBatches(tokenizer, config), MaskedLanguageModel(model).eval()
     loss = right = tokens = 0.0
     for batch in LengthBatches(data.lengths, config.batch_tokens, config.seed):
@@ -307,7 +315,9 @@ def evaluate(model: BertForMaskedLM, data: TokenisedLines, tokenizer: BertTokeni
             terms = module(**inputs)
             loss, right = loss + count * float(terms["loss"]), right + count * float(terms["accuracy"])
             tokens += count
-    return HeldOut(loss=loss / max(1, tokens), accuracy=right / max(1, tokens), tokens=int(tokens))
+    return HeldOut(
+        loss=loss / tokens if tokens else math.nan, accuracy=right / tokens if tokens else math.nan, tokens=int(tokens)
+    )
 
 
 def save(model: BertForMaskedLM, tokenizer: BertTokenizer, run: RunFolder, result: HeldOut) -> None:
@@ -317,7 +327,7 @@ def save(model: BertForMaskedLM, tokenizer: BertTokenizer, run: RunFolder, resul
     shutil.rmtree(beside, ignore_errors=True)
     model.half().save_pretrained(beside)
     tokenizer.save_pretrained(beside)
-    (beside / "held_out.json").write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+    (beside / "held_out.json").write_bytes(json_bytes(dataclasses.asdict(result)))
     move_into(beside, run.folder)
     run.mark_finished(keep_checkpoints=True)  # a later run with more tokens goes on from them
 

@@ -94,15 +94,18 @@ def cooccur(
     if config.hidden_size - _EXTRA >= len(tokenizer):
         rule = f"below the vocabulary's size ({len(tokenizer)})"
         raise UserError("hidden_size", rule, config.hidden_size, "lower hidden_size")
-    run = RunFolder.claim(output, dataclasses.asdict(config), [f"{len(sentences)} sentences"])
+    run = RunFolder.look(output, dataclasses.asdict(config), [f"{len(sentences)} sentences"])
     counted = _count(sentences[config.held_out :], tokenizer, config, console)
     if console is not None:
         console.print(f"factorising {counted.pairs[-1].nnz:,} pairs of {int((counted.words > 0).sum()):,} words")
     vectors = weighted_vectors(counted, tokenizer.convert_ids_to_tokens(range(len(tokenizer))), config)
     vectors[sorted(set(tokenizer.all_special_ids))] = 0
-    held_out = halves_found(vectors, token_ids(sentences[: config.held_out], tokenizer), config.seed)
+    rows = token_ids(sentences[: config.held_out], tokenizer) if config.held_out else []
+    held_out = halves_found(vectors, rows, config.seed)
     result = CooccurResult(tokens=int(counted.words.sum()), pairs=counted.pairs[-1].nnz, held_out=held_out)
-    save(build_start(vectors, tokenizer, config), tokenizer, run, result)
+    start = build_start(vectors, tokenizer, config)
+    run.claim()  # last: counting leaves nothing to resume from
+    save(start, tokenizer, run, result)
     return result
 
 
@@ -237,6 +240,11 @@ def save(model: BertModel, tokenizer: Any, run: RunFolder, result: CooccurResult
 
 def card(settings: dict[str, Any], result: CooccurResult) -> str:
     """README.md of the folder."""
+    halves, measured = result.held_out, ""
+    if halves.sentences:
+        measured = f""" Half of a
+held-out sentence's words finds the other half among {halves.sentences:,} sentences in
+{100 * halves.share:.1f}% of the cases."""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -247,9 +255,7 @@ tags: [sentence-transformers, sentence-similarity, feature-extraction]
 
 A BERT whose mean over tokens is the weighted mean of word vectors from co-occurrence, with less weight for words that
 say again what others in the sentence say: a start for DiffCSE and a sentence encoder by itself. Made without labels by
-`diffcse cooccur` {__version__} from {result.tokens:,} tokens ({result.pairs:,} different pairs of words). Half of a
-held-out sentence's words finds the other half among {result.held_out.sentences:,} sentences in
-{100 * result.held_out.share:.1f}% of the cases.
+`diffcse cooccur` {__version__} from {result.tokens:,} tokens ({result.pairs:,} different pairs of words).{measured}
 
 ```json
 {json.dumps(settings, indent=2)}

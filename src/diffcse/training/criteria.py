@@ -6,6 +6,7 @@ Legend: `N` sentences, `H` hidden.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from diffcse.errors import UserError
 from diffcse.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,15 @@ _DROPPED_WORDS = 0.15
 
 
 def label_free(sentences: list[str], seed: int) -> Criterion:
-    """The criterion for text without labels; see `label_free_score`."""
+    """The criterion for text without labels; see `label_free_score`.
+
+    Raises:
+        UserError: where fewer than two sentences are long enough to be scored.
+    """
+    long = sum(len(sentence.split()) >= _SHORTEST_FOR_VIEWS for sentence in sentences)
+    if long < 2:
+        rule = f"stsb or last where fewer than two sentences have {_SHORTEST_FOR_VIEWS} words"
+        raise UserError("select_by", rule, "label-free", "use select_by last")
     return Criterion(name="label_free", score=lambda encode: label_free_score(encode, sentences, seed))
 
 
@@ -146,7 +156,8 @@ class KeepBest(TrainerCallback):
             return
         value = self.score()
         best = read_best(self.path)
-        if best is None or value > best.score:
+        # Not `value > best.score`: a NaN must never be best, nor stay best where an older version kept one.
+        if math.isfinite(value) and (best is None or not value <= best.score):
             about = {"step": str(state.global_step), "score": repr(value), "metric": self.metric}
             write_atomic(self.path, save({k: v.contiguous() for k, v in self.state().items()}, metadata=about))
         self.report({self.metric: value})

@@ -41,7 +41,7 @@ class RunFolder:
     about: dict[str, Any]
 
     @classmethod
-    def claim(
+    def look(
         cls,
         folder: Path,
         settings: dict[str, Any],
@@ -49,14 +49,16 @@ class RunFolder:
         columns: Sequence[str] | None = None,
         may_change: Sequence[str] = (),
     ) -> RunFolder:
-        """Take a new or empty folder, or one with an interrupted run of the same settings.
+        """Check that a run may write into `folder`: new, empty, or with an interrupted run of the same settings.
+
+        Nothing is written: a run that is refused later leaves nothing in the way of its correction. `claim` takes it.
 
         Args:
             folder: where the model will be.
             settings: the run's settings as plain data.
             sources: where its text comes from.
             columns: columns of a table.
-            may_change: settings that a longer run may have otherwise; it goes on from the last checkpoint.
+            may_change: settings that a longer run may change; it resumes from the last checkpoint.
 
         Raises:
             UserError: for a folder that holds something else, is finished, or cannot be written.
@@ -78,9 +80,34 @@ class RunFolder:
             run._check_same(former, may_change)
         elif folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"output {folder}", "new or empty", "a folder with other files", "choose another folder")
-        run._write()
-        last_checkpoint(run.checkpoints, remove_broken=True)
+        place = _existing(folder)
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(f"output {folder}", "writable", f"{place}, which is not", "choose another folder")
         return run
+
+    def claim(self, rows: Any = None) -> None:
+        """Take the folder, once nothing can refuse the run any more.
+
+        Args:
+            rows: the run's text as a dataset, for `check_text` of the run that resumes this one.
+
+        Raises:
+            UserError: a disk that cannot be written to.
+        """
+        if not _is_first():
+            return
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            if rows is not None and not self._text.is_file():
+                write_atomic(self._text, _json({"sha256": _text_digest(rows)}))
+            write_atomic(self.folder / _RUN, _json(self.about))
+        except OSError as error:
+            raise UserError(f"output {self.folder}", "writable", error.strerror, "choose another folder") from error
+        last_checkpoint(self.checkpoints, remove_broken=True)
+
+    @property
+    def _text(self) -> Path:
+        return self.checkpoints / "text.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -112,14 +139,9 @@ class RunFolder:
         Args:
             rows: the sentences as a dataset.
         """
-        if not _is_first():
-            return  # the first process may not have made the folder yet
-        sample = [rows[i] for i in range(0, len(rows), max(1, len(rows) // 1000))]
-        digest = hashlib.sha256(json.dumps([len(rows), sample]).encode()).hexdigest()
-        kept = self.checkpoints / "text.json"
-        if not kept.is_file():
-            write_atomic(kept, _json({"sha256": digest}))
-        elif json.loads(kept.read_text())["sha256"] != digest:
+        if not _is_first() or not self._text.is_file():
+            return
+        if json.loads(self._text.read_text())["sha256"] != _text_digest(rows):
             do = "give the text as it was, or choose another folder"
             raise UserError(f"output {self.folder}", "an interrupted run on this text", "one on other text", do)
 
@@ -136,7 +158,7 @@ class RunFolder:
         need = trained * (3 * 3 + 2)
         if terms:
             need += (2 * terms + 1) * _bytes(model.get_submodule("encoder").parameters())
-        free = shutil.disk_usage(self.folder).free
+        free = shutil.disk_usage(_existing(self.folder)).free
         if free < need:
             rule = f"on a disk with {decimal(need)} free for checkpoints"
             raise UserError(f"output {self.folder}", rule, decimal(free), "free some space or choose another disk")
@@ -184,13 +206,6 @@ class RunFolder:
             got = f"other {' and '.join(different)}"
             raise UserError(f"output {self.folder}", "the interrupted run of this very command", got, do)
 
-    def _write(self) -> None:
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.folder / _RUN, _json(self.about))
-        except OSError as error:
-            raise UserError(f"output {self.folder}", "writable", error.strerror, "choose another folder") from error
-
 
 def is_finished(folder: Path) -> bool:
     """Whether `folder` holds the model of a run that ended."""
@@ -203,6 +218,16 @@ def is_finished(folder: Path) -> bool:
 def _is_first() -> bool:
     """Whether this process writes; torchrun's variable is there before a process group is."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists already."""
+    return next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
+
+
+def _text_digest(rows: Any) -> str:
+    sample = [rows[i] for i in range(0, len(rows), max(1, len(rows) // 1000))]
+    return hashlib.sha256(json.dumps([len(rows), sample]).encode()).hexdigest()
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

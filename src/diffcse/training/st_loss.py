@@ -31,7 +31,7 @@ from diffcse.training.networks import (
     load_tokenizer,
     resolve,
 )
-from diffcse.training.train import build_model, check_lengths
+from diffcse.training.train import build_model, check_columns, check_positions
 
 _NAME = "the SentenceTransformer"
 _TWO_LAYERS: tuple[Pooler, ...] = ("avg_top2", "avg_first_last")
@@ -108,7 +108,8 @@ class DiffCSELoss(nn.Module):
         if columns > 3:
             do = "keep a sentence, its positive and its hard negative"
             raise UserError("the data", "of one, two or three columns", f"{columns} columns", do)
-        check_lengths(columns, self._networks, self.config)
+        check_positions(self._networks, self.config)
+        check_columns(columns, self.config)
 
 
 def _unpadded(column: dict[str, Tensor]) -> list[NDArray[np.int64]]:

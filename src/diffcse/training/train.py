@@ -19,8 +19,8 @@ from rich.console import Console
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from diffcse import distributed
 from diffcse.config import Config
 from diffcse.errors import UserError
 from diffcse.kernels.gradient_cache import require_repeatable_dropout
@@ -91,20 +91,24 @@ def train(
     """
     began = time.perf_counter()
     check_precision(config)
+    check_processes(config)
+    check_loggers(config.training.report_to)
     set_seed(config.training.seed)
     torch.set_flush_denormal(True)
-    run = RunFolder.claim(output, config.as_dict(), [str(source) for source in sources], columns)
+    run = RunFolder.look(output, config.as_dict(), [str(source) for source in sources], columns)
     networks = load_networks(config)
+    check_positions(networks, config)
     rows, read = read_texts(sources, columns=columns, cache_dir=cache_dir)
     dataset = tokenised(rows, networks, config, cache_dir, console)
     check_size(dataset, config)
-    check_lengths(len(dataset.columns), networks, config)
+    check_columns(len(dataset.columns), config)
     run.check_text(rows)
     model = build_model(networks, config)
     run.check_space(model, config.training.average_checkpoints)
     encoder = sentence_transformer(networks.transformer, config.model.pooler)
-    trainer = build_trainer(model, dataset, networks.tokenizer, run, config, console)
     chosen = choose_criterion(config, criterion, rows["text0"])
+    run.claim(rows)  # last, so that a refused command leaves nothing behind
+    trainer = build_trainer(model, dataset, networks.tokenizer, run, config, console)
     keep = keeper(chosen, encoder, trainer, run, config)
     if keep is not None:
         trainer.add_callback(keep)
@@ -163,24 +167,61 @@ def check_precision(config: Config) -> None:
 
 def check_size(dataset: Examples, config: Config) -> None:
     """At least one full batch; a smaller one would not hold the negatives that were asked for."""
-    _, processes = distributed.world()
     size = config.training.batch_size
     if len(dataset) < size:
         raise UserError("batch_size", f"at most the number of sentences ({len(dataset)})", size, "lower batch_size")
+
+
+def check_processes(config: Config) -> None:
+    """Every process takes an equal share of the batch, so that the batch is as large as was asked for."""
+    size, processes = config.training.batch_size, distributed_size()
     if size % processes:
-        raise UserError(
-            "batch_size", f"a multiple of the number of processes ({processes})", size, "change one of them"
-        )
+        rule = f"a multiple of the number of processes ({processes})"
+        raise UserError("batch_size", rule, size, "change one of them")
 
 
-def check_lengths(columns: int, networks: Networks, config: Config) -> None:
-    """A sentence that an edit or a view makes longer must still fit; pairs have no next sentence and one view each."""
+def logger_names(report_to: str) -> list[str]:
+    """The names in the setting `report_to`.
+
+    >>> logger_names("tensorboard, wandb")
+    ['tensorboard', 'wandb']
+    """
+    return [name.strip() for name in report_to.split(",") if name.strip()] or ["none"]
+
+
+def check_loggers(report_to: str) -> None:
+    """Every logger is one that transformers knows and that is installed."""
+    known, installed = set(INTEGRATION_TO_CALLBACK), get_available_reporting_integrations()
+    for name in logger_names(report_to):
+        if name in ("none", "all") or name in installed:
+            continue
+        if name not in known:
+            raise UserError("report_to", f"none, all or some of {', '.join(sorted(known))}", name, "choose one of them")
+        if name != "flyte":  # transformers cannot tell whether it is there
+            raise UserError("report_to", "a logger that is installed", name, f"install {name}, or use none")
+
+
+def check_positions(networks: Networks, config: Config) -> None:
+    """The longest sentence, and what an edit or a view makes of it, must fit into the encoder and the generator."""
     longer = (config.has_edits and config.edits.edit in ("insertion", "all")) or config.views.view == "repetition"
-    readers: list[Any] = [networks.transformer.model, networks.generator]
-    most = min(getattr(reader.config, "max_position_embeddings", 1 << 30) for reader in readers if reader is not None)
+    most = min(positions(reader) for reader in (networks.transformer.model, networks.generator) if reader is not None)
     limit = config.training.max_tokens
-    if longer and 2 * limit > most - 2:  # RoBERTa keeps two positions for padding
-        raise UserError("max_tokens", f"at most {(most - 2) // 2} with what makes sentences longer", limit, "lower it")
+    if longer and 2 * limit > most:
+        raise UserError("max_tokens", f"at most {most // 2} with what makes sentences longer", limit, "lower it")
+    if limit > most:
+        raise UserError("max_tokens", f"at most {most}, the positions of the networks", limit, "lower it")
+
+
+def positions(network: Any) -> int:
+    """The most tokens that a network can read; those of RoBERTa's kind keep the first positions for padding."""
+    for name, part in network.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
+            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+    return getattr(network.config, "max_position_embeddings", None) or 1 << 30
+
+
+def check_columns(columns: int, config: Config) -> None:
+    """Pairs have no next sentence and one view each."""
     defaults = {
         "edited_text": config.edits.edited_text == "same",
         "view": config.views.view == "dropout",
@@ -252,7 +293,7 @@ def trainer_arguments(folder: Path, config: Config) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_steps=settings.save_every_steps,
         save_total_limit=2,
-        report_to=settings.report_to.split(","),
+        report_to=logger_names(settings.report_to),
         seed=settings.seed,
         ddp_find_unused_parameters=False,
         # Unless it is told so, Accelerate runs torchrun's CPU processes side by side and never connects them.
