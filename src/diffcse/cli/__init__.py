@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -61,6 +62,9 @@ _register()
 
 def main() -> None:
     """Run a verb; what a user can fix is one line and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or file whose encoding lacks a character shows `?` for it
+            stream.reconfigure(errors="replace")
     try:
         app()
     except UserError as error:
