@@ -270,7 +270,8 @@ def test_the_corrected_command_works_after_a_refused_one(place: Path, tmp_path: 
         train([tmp_path / "nosuch.txt"], tmp_path / "m", build(**networks, batch_size=8))
     with pytest.raises(UserError, match="batch_size"):
         train([place / "text.txt"], tmp_path / "m", build(**networks, batch_size=65), cache_dir=place / "cache")
-    done = train([place / "text.txt"], tmp_path / "m", build(**networks, batch_size=8), cache_dir=place / "cache")
+    text, output = str(place / "text.txt"), str(tmp_path / "m")  # one source, and plain str, are fine too
+    done = train(text, output, build(**networks, batch_size=8), cache_dir=place / "cache")
     assert (done.finished, done.step) == (True, 1)
 
 

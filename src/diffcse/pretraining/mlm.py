@@ -246,7 +246,7 @@ class HeldOut:
 
 
 def pretrain(
-    sentences: Sequence[str], output: Path, config: PretrainConfig, *, console: Console | None = None
+    sentences: Sequence[str], output: str | Path, config: PretrainConfig, *, console: Console | None = None
 ) -> HeldOut:
     """Make a tokenizer and a masked language model from `sentences`; the same call resumes an interrupted run.
 
@@ -265,7 +265,10 @@ def pretrain(
     if len(sentences) <= config.held_out:
         raise UserError("text", f"more than {config.held_out} sentences (held_out)", len(sentences), "lower held_out")
     run = RunFolder.look(
-        output, dataclasses.asdict(config), [f"{len(sentences)} sentences"], may_change=("total_tokens", "decay_ratio")
+        Path(output),
+        dataclasses.asdict(config),
+        [f"{len(sentences)} sentences"],
+        may_change=("total_tokens", "decay_ratio"),
     )
     run.claim()
     torch.set_flush_denormal(True)

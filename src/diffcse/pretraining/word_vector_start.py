@@ -73,7 +73,7 @@ class CooccurResult:
 
 
 def cooccur(
-    sentences: Sequence[str], output: Path, config: CooccurConfig, *, console: Console | None = None
+    sentences: Sequence[str], output: str | Path, config: CooccurConfig, *, console: Console | None = None
 ) -> CooccurResult:
     """Count, factorise, and save a SentenceTransformer folder with mean pooling; the same call gives the same bytes.
 
@@ -94,7 +94,7 @@ def cooccur(
     if config.hidden_size - _EXTRA >= len(tokenizer):
         rule = f"below the vocabulary's size ({len(tokenizer)})"
         raise UserError("hidden_size", rule, config.hidden_size, "lower hidden_size")
-    run = RunFolder.look(output, dataclasses.asdict(config), [f"{len(sentences)} sentences"])
+    run = RunFolder.look(Path(output), dataclasses.asdict(config), [f"{len(sentences)} sentences"])
     counted = _count(sentences[config.held_out :], tokenizer, config, console)
     if console is not None:
         console.print(f"factorising {counted.pairs[-1].nnz:,} pairs of {int((counted.words > 0).sum()):,} words")

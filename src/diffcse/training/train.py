@@ -65,8 +65,8 @@ class TrainResult:
 
 
 def train(
-    sources: Sequence[str | Path],
-    output: Path,
+    sources: str | Path | Sequence[str | Path],
+    output: str | Path,
     config: Config,
     *,
     columns: Sequence[str] | None = None,
@@ -77,7 +77,7 @@ def train(
     """Train on unlabelled text and save a SentenceTransformer folder; resumes an interrupted run of the same settings.
 
     Args:
-        sources: text files, tables, globs, or a Hub dataset (see `diffcse.text.dataset.read_texts`).
+        sources: one or more text files, tables, globs, or a Hub dataset (see `diffcse.text.dataset.read_texts`).
         output: folder for the model; new, empty, or holding an interrupted run of the same settings.
         config: all settings (see `diffcse.config.build`).
         columns: names of one (sentences), two (pairs) or three (pairs with a hard negative) columns of a table.
@@ -90,6 +90,7 @@ def train(
         NonFiniteLoss: for a loss that is not a number, before the optimiser step.
     """
     began = time.perf_counter()
+    output, sources = Path(output), [sources] if isinstance(sources, str | Path) else sources
     check_precision(config)
     check_processes(config)
     check_loggers(config.training.report_to)
