@@ -40,7 +40,7 @@ def test_presets_are_the_published_settings(
         1,
         125,
     )
-    assert (objective.temperature, config.model.projector, config.model.pooler) == (0.05, "bn", "cls")
+    assert (objective.temperature, config.model.projector, config.model.pooler) == (0.05, "bn", "auto")
 
 
 def test_fidelity_switches_exactly_what_is_listed() -> None:
@@ -76,7 +76,7 @@ def test_a_field_name_belongs_to_one_section() -> None:
     [
         ({"preset": "bert"}, "preset must be one of bert-sts, .*; got bert; choose one of them"),
         ({"fidelity": "code"}, "fidelity must be one of reference, paper; got code"),
-        ({"pooler": "mean"}, "pooler must be one of cls, avg, avg_top2, avg_first_last, last; got mean"),
+        ({"pooler": "mean"}, "pooler must be one of auto, cls, avg, avg_top2, avg_first_last, last; got mean"),
         ({"temperature": 0}, "temperature must be greater than 0; got 0.0; use 0.05"),
         ({"temperature": float("nan")}, "temperature must be finite; got nan"),
         ({"mask_ratio": 1.0}, "mask_ratio must be between 0 and 1; got 1.0"),

@@ -17,11 +17,16 @@ from diffcse.settings import Checked
 
 Objective = Literal["diffcse", "simcse"]
 Pooler = Literal["cls", "avg", "avg_top2", "avg_first_last", "last"]
+PoolerChoice = Literal["auto", "cls", "avg", "avg_top2", "avg_first_last", "last"]
+"""`auto` is the pooling of the model that a run starts from."""
 Projector = Literal["bn", "tanh", "none"]
 Fidelity = Literal["reference", "paper"]
 
 BUNDLED = "bundled"
 """Name of the small models that come with the package, as encoder and as generator."""
+
+MINILM = "minilm"
+"""Name of all-MiniLM-L6-v2 as the extra of that name installs it, without a hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +34,15 @@ class ModelConfig(Checked):
     """Which networks take part."""
 
     encoder: str = "bert-base-uncased"
-    """Encoder to start from: a Hub name, a folder, or `bundled` (the small model that comes with the package)."""
+    """Encoder to start from: a Hub name, a folder, `bundled` (the small model that comes with the package) or `minilm`
+    (all-MiniLM-L6-v2; the extra `minilm` brings it without a hub)."""
     generator: str = "distilbert-base-uncased"
     """Frozen masked language model that makes the edits: a Hub name, a folder or `bundled`; same vocabulary as the
     encoder."""
-    pooler: Pooler = "cls"
-    """How token vectors become a sentence vector: cls, avg, avg_top2 (last two layers), avg_first_last or last (the
-    last token, for a prompt that ends in [MASK])."""
+    pooler: PoolerChoice = "auto"
+    """How token vectors become a sentence vector: auto (a SentenceTransformer's own pooling; cls, the published one,
+    for a plain Transformer), cls, avg, avg_top2 (last two layers), avg_first_last or last (the last token, for a prompt
+    that ends in [MASK])."""
     prompt: str = ""
     """Words around every sentence, which then belong to the tokenizer: 'This sentence : "{sentence}" means [MASK]' with
     pooler last is PromptBERT's (Jiang et al., 2022). Empty: none."""
@@ -339,7 +346,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "encoder": BUNDLED,
         "generator": BUNDLED,
-        "pooler": "avg",
         "learning_rate": 3e-5,
         "mask_ratio": 0.30,
         "lambda_weight": 0.005,

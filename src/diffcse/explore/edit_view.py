@@ -25,6 +25,7 @@ from diffcse.errors import UserError
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel
 from diffcse.persistence.load import load_encoder
+from diffcse.persistence.save import own_pooler
 from diffcse.resources import GENERATOR
 from diffcse.training.batches import Collator
 from diffcse.training.networks import check_vocabulary, load_generator, load_tokenizer, resolve
@@ -105,6 +106,7 @@ def load_parts(folder: str | Path) -> TrainedParts:
     generator = load_generator(generator_name, config.model)
     check_vocabulary(tokenizer, load_tokenizer(generator_name, config.model), config.model)
     ids = {"cls_id": tokenizer.cls_token_id, "pad_id": tokenizer.pad_token_id}
+    config = replace(config, model=replace(config.model, pooler=own_pooler(encoder, f"model {place}")))
     model = DiffCSEModel(_backbone(encoder), MlmEdit(generator, config.edits, **ids), config)
     _load_trained(model, place)
     return TrainedParts(model=model.eval(), tokenizer=tokenizer, config=config)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from diffcse import distributed
-from diffcse.config import Config
+from diffcse.config import Config, Pooler
 from diffcse.kernels import gradient_cache, packing
 from diffcse.kernels.dropout import quicken
 from diffcse.method import objective, pooling
@@ -79,7 +79,9 @@ class DiffCSEModel(nn.Module):
         self, encoder: PreTrainedModel, edit: MlmEdit | None, config: Config, teacher: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.settings, self.pooler = config.objective, config.model.pooler
+        self.settings = config.objective
+        # A plain backbone has no pooling of its own; a SentenceTransformer's has been put into the settings by now.
+        self.pooler: Pooler = "cls" if config.model.pooler == "auto" else config.model.pooler
         self.rows_at_once, padding_free = config.training.rows_at_once, config.training.padding_free
         packing.require_attention_dropout(encoder)  # the discriminator is a copy
         self.encoder = without_pooler(encoder)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Protocol
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from diffcse import __version__
-from diffcse.config import BUNDLED, Config
+from diffcse.config import BUNDLED, MINILM, Config
 
 CITATION = """@inproceedings{chuang2022diffcse,
   title = {{DiffCSE}: Difference-based Contrastive Learning for Sentence Embeddings},
@@ -51,11 +52,36 @@ def model_card(config: Config, kept: Kept | None, metrics: list[dict[str, Any]])
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "sentence-similarity", "feature-extraction", config.objective.objective],
-        base_model=None if config.model.encoder == BUNDLED else config.model.encoder,
+        base_model=_base_model(config.model.encoder),
         model_name=f"{name} sentence encoder",
         eval_results=_results(kept),
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{_body(name, config, kept, metrics)}"))
+
+
+def _is_local(name: str) -> bool:
+    """Whether a model's name is a place on this machine, which means nothing to others and may tell a user's name."""
+    path = Path(name).expanduser()
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or path.exists()
+
+
+def _base_model(name: str) -> str | None:
+    """The start as hubs know it; None for one that they cannot know."""
+    if name == MINILM:
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    return None if name == BUNDLED or _is_local(name) else name
+
+
+def _publishable(name: str) -> str:
+    return "a local folder" if name and _is_local(name) else name
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """The settings without the names of local folders."""
+    settings = config.as_dict()
+    for section, name in (("model", "encoder"), ("model", "generator"), ("extensions", "teacher")):
+        settings[section][name] = _publishable(settings[section][name])
+    return settings
 
 
 def _results(kept: Kept | None) -> list[EvalResult] | None:
@@ -83,7 +109,7 @@ def _body(name: str, config: Config, kept: Kept | None, metrics: list[dict[str, 
 # {name} sentence encoder
 
 Maps a sentence to one vector (pooler `{config.model.pooler}`, before the projector). Trained without labels by
-diffcse {__version__}; start: `{config.model.encoder}`.
+diffcse {__version__}; start: {_publishable(config.model.encoder)}.
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -101,7 +127,7 @@ Kept: {weights}. Last training line:
 ## Settings
 
 ```json
-{json.dumps(config.as_dict(), indent=2)}
+{json.dumps(_settings(config), indent=2)}
 ```
 
 ## Citation

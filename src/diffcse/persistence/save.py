@@ -10,24 +10,31 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer, WeightedLayerPooling
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer, WeightedLayerPooling
 
 from diffcse.config import Pooler
+from diffcse.errors import UserError
 from diffcse.files import move_into
 from diffcse.persistence.layout import to_classic
 
 _ST_MODES = {"cls": "cls", "avg": "mean", "avg_top2": "mean", "avg_first_last": "mean", "last": "lasttoken"}
 
+_TWO_LAYERS: tuple[Pooler, ...] = ("avg_top2", "avg_first_last")
+
 ONE_LAYER: dict[str, Pooler] = {"cls": "cls", "mean": "avg", "lasttoken": "last"}
 """The pooler that each pooling mode of sentence-transformers is, where it takes the last layer alone."""
 
 
-def sentence_transformer(transformer: Transformer, pooler: Pooler) -> SentenceTransformer:
+def sentence_transformer(
+    transformer: Transformer, pooler: Pooler, like: SentenceTransformer | None = None
+) -> SentenceTransformer:
     """The modules that give what `diffcse.method.pooling.encode` gives, around the same backbone object.
 
     Args:
         transformer: the Transformer module of a SentenceTransformer.
         pooler: how token vectors become a sentence vector.
+        like: the model that the Transformer comes from, whose Normalize, prompts and similarity are kept; no other
+            module may follow its pooling.
     """
     config = transformer.model.config
     modules: list[Any] = [transformer]
@@ -35,7 +42,45 @@ def sentence_transformer(transformer: Transformer, pooler: Pooler) -> SentenceTr
         config.output_hidden_states = True
         modules.append(layer_mean(config, pooler))
     modules.append(Pooling(config.hidden_size, pooling_mode=_ST_MODES[pooler]))
-    return SentenceTransformer(modules=modules, device=str(transformer.model.device))
+    device = str(transformer.model.device)
+    if like is None:
+        return SentenceTransformer(modules=modules, device=device)
+    modules += [module for module in like if isinstance(module, Normalize)]
+    return SentenceTransformer(
+        modules=modules,
+        device=device,
+        prompts={name: prompt for name, prompt in like.prompts.items() if prompt is not None},
+        default_prompt_name=like.default_prompt_name,
+        similarity_fn_name=like.similarity_fn_name,
+    )
+
+
+def own_pooler(model: SentenceTransformer, what: str = "the model") -> Pooler:
+    """What the model's modules do, in the words of the settings; Normalize at the end changes no cosine.
+
+    Args:
+        model: any SentenceTransformer.
+        what: how the error names it.
+
+    Raises:
+        UserError: modules that training cannot carry on (Dense, static embeddings, an adapter, another pooling).
+    """
+    modules: list[Any] = list(model)
+    while len(modules) > 1 and isinstance(modules[-1], Normalize):
+        modules.pop()
+    kinds, last = [type(module).__name__ for module in modules], modules[-1]
+    if kinds == ["Transformer", "Pooling"] and last.pooling_mode in ONE_LAYER:
+        return ONE_LAYER[last.pooling_mode]
+    if kinds == ["Transformer", "WeightedLayerPooling", "Pooling"] and last.pooling_mode == "mean":
+        for pooler in _TWO_LAYERS:
+            ours = layer_mean(modules[0].model.config, pooler)
+            if ours.layer_start == modules[1].layer_start and ours.layer_weights.equal(modules[1].layer_weights.cpu()):
+                return pooler
+    mode = getattr(last, "pooling_mode", None)
+    got = ", ".join(kinds) + (f" ({mode})" if mode else "")
+    pooled = kinds == ["Transformer", "Pooling"]
+    do = "name a pooler" if pooled else "start from the Transformer that it is built on, or from another model"
+    raise UserError(what, "a Transformer with cls, mean or lasttoken pooling, and Normalize at most", got, do)
 
 
 def layer_mean(config: Any, pooler: Pooler) -> WeightedLayerPooling:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
-from diffcse.config import BUNDLED, Config, ModelConfig
+from diffcse.config import BUNDLED, Config, ModelConfig, Pooler
 from diffcse.errors import UserError
 from diffcse.method.prompt import prompted
-from diffcse.persistence.load import hub_errors, load_encoder
+from diffcse.persistence.load import hub_errors, installed, load_encoder
+from diffcse.persistence.save import own_pooler
 from diffcse.resources import DEFAULT_ENCODER, GENERATOR, bundled
 
 
@@ -23,18 +26,30 @@ class Networks:
     """What a run starts from.
 
     Attributes:
-        transformer: the encoder as a SentenceTransformer module; training changes its weights in place.
+        model: the encoder as a SentenceTransformer with the pooling that is trained, the start's own Normalize and
+            prompts; training changes its weights in place.
+        pooler: that pooling.
         tokenizer: the encoder's.
         generator: frozen masked language model; None where nothing is filled in.
         unused_pooler: pooling layer of BERT-like checkpoints, put aside while training and back before saving.
         teacher: frozen sentence encoder; None where the settings name none.
     """
 
-    transformer: Transformer
+    model: SentenceTransformer
+    pooler: Pooler
     tokenizer: Any
     generator: PreTrainedModel | None
     unused_pooler: nn.Module | None
     teacher: nn.Module | None = None
+
+    @property
+    def transformer(self) -> Transformer:
+        """The first module of `model`."""
+        return cast(Transformer, self.model[0])
+
+    def settle(self, config: Config) -> Config:
+        """The settings with the pooling that is trained in place of `auto`."""
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, pooler=self.pooler))
 
     def restore_pooler(self) -> None:
         """Put the unused pooling layer back, so that the saved folder loads without a word about missing weights."""
@@ -60,16 +75,18 @@ def load_networks(config: Config) -> Networks:
     teacher = load_teacher(config, tokenizer) if config.extensions.teacher else None
     model = load_encoder(
         encoder_name,
-        pooler=settings.pooler,
+        pooler=None if settings.pooler == "auto" else settings.pooler,
         trust_remote_code=settings.trust_remote_code,
         revision=_revision(encoder_name, settings),
     )
+    pooler = own_pooler(model, f"encoder {settings.encoder}")
     transformer = cast(Transformer, model[0])
     if settings.prompt:
         transformer.processor = tokenizer
     backbone = transformer.model
     return Networks(
-        transformer=transformer,
+        model=model,
+        pooler=pooler,
         tokenizer=tokenizer,
         generator=load_generator(generator_name, settings) if config.has_generator else None,
         unused_pooler=getattr(backbone, "pooler", None),
@@ -78,13 +95,13 @@ def load_networks(config: Config) -> Networks:
 
 
 def resolve(name: str, resource: str = DEFAULT_ENCODER) -> str:
-    """The folder of a model that comes with the package for the name `bundled`; any other name as it is.
+    """The folder of a model that is installed for the names `bundled` and `minilm`; a folder of that name, or the name.
 
     Args:
-        name: a Hub name, a folder or `bundled`.
+        name: a Hub name, a folder (`~` is your home), `bundled` or `minilm`.
         resource: what `bundled` means here: the encoder (`DEFAULT_ENCODER`) or the generator (`GENERATOR`).
     """
-    return str(bundled(resource)) if name == BUNDLED else name
+    return str(bundled(resource)) if name == BUNDLED else installed(name)
 
 
 def load_tokenizer(name: str, settings: ModelConfig) -> Any:

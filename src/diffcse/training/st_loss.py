@@ -12,14 +12,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 
 from diffcse import distributed
 from diffcse.config import Config, Pooler, build
 from diffcse.errors import UserError
 from diffcse.persistence.card import CITATION
-from diffcse.persistence.save import ONE_LAYER, layer_mean
+from diffcse.persistence.save import own_pooler
 from diffcse.resources import GENERATOR
 from diffcse.training.batches import Collator, Example
 from diffcse.training.networks import (
@@ -127,30 +127,12 @@ def _fitted(config: Config, model: SentenceTransformer) -> Config:
     ):
         if value != off:
             raise UserError(name, f"{off} in DiffCSELoss", value, "use diffcse train, which has it")
-    pooler = _pooler(model)
+    pooler = own_pooler(model)
     limit = min(model.max_seq_length or config.training.max_tokens, model.tokenizer.model_max_length)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, encoder=_NAME, pooler=pooler),
         training=dataclasses.replace(config.training, max_tokens=limit),
-    )
-
-
-def _pooler(model: SentenceTransformer) -> Pooler:
-    """What the model's modules do, in the words of the settings."""
-    modules: list[Any] = [module for module in model if not isinstance(module, Normalize)]
-    kinds = [type(module).__name__ for module in modules]
-    last = modules[-1]
-    if kinds == ["Transformer", "Pooling"] and last.pooling_mode in ONE_LAYER:
-        return ONE_LAYER[last.pooling_mode]
-    if kinds == ["Transformer", "WeightedLayerPooling", "Pooling"] and last.pooling_mode == "mean":
-        for pooler in _TWO_LAYERS:
-            ours = layer_mean(modules[0].model.config, pooler)
-            if ours.layer_start == modules[1].layer_start and ours.layer_weights.equal(modules[1].layer_weights.cpu()):
-                return pooler
-    got = f"{', '.join(kinds)} ({getattr(last, 'pooling_mode', '')})"
-    raise UserError(
-        "the model", "a Transformer with cls, mean or lasttoken pooling", got, "build it of these two modules"
     )
 
 
@@ -164,11 +146,11 @@ def _networks(model: SentenceTransformer, config: Config) -> Networks:
         name = resolve(settings.generator, GENERATOR)
         check_vocabulary(tokenizer, load_tokenizer(name, settings), settings)
         generator = load_generator(name, settings)
-    transformer = cast(Transformer, model[0])
     return Networks(
-        transformer=transformer,
+        model=model,
+        pooler=own_pooler(model),
         tokenizer=tokenizer,
         generator=generator,
-        unused_pooler=getattr(transformer.model, "pooler", None),
+        unused_pooler=getattr(cast(Transformer, model[0]).model, "pooler", None),
         teacher=load_teacher(config, tokenizer) if config.extensions.teacher else None,
     )

@@ -28,7 +28,7 @@ from diffcse.kernels.memory import freed_memory_kept
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel, trained_parts
 from diffcse.persistence import card
-from diffcse.persistence.save import save_folder, sentence_transformer
+from diffcse.persistence.save import save_folder
 from diffcse.progress import LiveDisplay, Speed, counting
 from diffcse.text.dataset import ReadReport, read_texts, tokenise
 from diffcse.training import criteria
@@ -99,6 +99,7 @@ def train(
     run = RunFolder.look(output, config.as_dict(), [str(source) for source in sources], columns)
     networks = load_networks(config)
     check_positions(networks, config)
+    config = networks.settle(config)
     rows, read = read_texts(sources, columns=columns, cache_dir=cache_dir)
     dataset = tokenised(rows, networks, config, cache_dir, console)
     check_size(dataset, config)
@@ -106,7 +107,7 @@ def train(
     run.check_text(rows)
     model = build_model(networks, config)
     run.check_space(model, config.training.average_checkpoints)
-    encoder = sentence_transformer(networks.transformer, config.model.pooler)
+    encoder = networks.model
     chosen = choose_criterion(config, criterion, rows["text0"])
     run.claim(rows)  # last, so that a refused command leaves nothing behind
     trainer = build_trainer(model, dataset, networks.tokenizer, run, config, console)

