@@ -127,3 +127,19 @@ def test_bad_input_is_told_before_the_model_is_loaded(tmp_path, given, output, r
 def test_standard_input_is_refused():
     with pytest.raises(UserError, match="input must be a file; got standard input"):
         dedup_file("-", Path("a"), Path("b"), no_model, threshold=0.9, settings=SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["我喜欢猫", "他讨厌雨", "我喜欢猫", "The cat sat."], [None, None, 1, None]),  # one vector, two texts
+        (["The cat sat.", "A bird sings."] * 12, [None, None, *[1, 2] * 11]),  # equal texts of different chunks
+    ],
+)
+def test_threshold_one_drops_equal_texts_only(tmp_path, model, lines, expected):
+    text, output, report = (tmp_path / name for name in ("text.txt", "kept.txt", "report.jsonl"))
+    text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    counts = dedup_file(str(text), output, report, lambda: model, threshold=1, settings=SETTINGS)
+    repeats = [first for first in expected if first]
+    assert counts == (len(lines) - len(repeats), len(repeats))
+    assert [json.loads(line)["repeats"] for line in report.read_text().splitlines()] == repeats

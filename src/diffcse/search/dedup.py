@@ -5,6 +5,7 @@ Legend: `n` lines of a block, `N` kept lines, `H` hidden.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from diffcse.vectors import Vectors
 
 _BLOCK = 1024
 _COLUMNS = 16_384
+_ROUNDING = 1e-6  # equal texts of different chunks, and unit vectors times themselves, miss 1 by a few float32 steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ class Kept:
                 here = int(np.argmax(within[place, fresh]))
                 if within[place, fresh[here]] > cosine:
                     best, cosine = old + here, float(within[place, fresh[here]])
-            if cosine >= self.threshold:
+            if cosine >= self.threshold - _ROUNDING:
                 yield Verdict(line=line, repeats=int(self.lines[best]), cosine=cosine)
             else:
                 self._keep(block[place], line)
@@ -161,10 +163,21 @@ def _judged(
                 yield waiting[-1][1]
 
     kept = Kept(int(model.get_embedding_dimension() or 0), threshold)
+    unreadable: dict[bytes, int] = {}  # digest of a text of mostly unknown tokens: its first line
     for chunk in encode_chunks(model, stream(), settings):
         group = [waiting.popleft() for _ in chunk.vectors]
-        verdicts = kept.judge(chunk.vectors, [line for line, _ in group])
-        yield from zip((text for _, text in group), verdicts, strict=True)
+        # Different texts of unknown tokens have the same vector, so only their texts can tell them apart.
+        known = ~chunk.unknown
+        lines = [line for (line, _), readable in zip(group, known, strict=True) if readable]
+        verdicts = kept.judge(chunk.vectors[known], lines)
+        for (line, text), readable in zip(group, known, strict=True):
+            yield text, next(verdicts) if readable else _same_text(line, text, unreadable)
+
+
+def _same_text(line: int, text: str, seen: dict[bytes, int]) -> Verdict:
+    """The verdict on a text whose vector says nothing: it repeats an equal text only."""
+    first = seen.setdefault(hashlib.blake2b(text.encode(), digest_size=16).digest(), line)
+    return Verdict(line=line) if first == line else Verdict(line=line, repeats=first, cosine=1.0)
 
 
 def _nearest(block: Vectors, stored: Vectors) -> tuple[NDArray[np.int64], Vectors]:
