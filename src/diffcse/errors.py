@@ -62,6 +62,10 @@ class Interrupted(Exception):
         return Interrupted, (self.where,)
 
 
+class NonFiniteLoss(ArithmeticError):
+    """The loss became infinite or not a number; the weights are still those from before that step."""
+
+
 def _short(value: Any) -> str:
     text = str(value).replace("\n", "\\n").replace("\r", "\\r").replace("\0", "\\0")
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"

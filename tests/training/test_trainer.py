@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainingArguments
 
 from diffcse.config import build
+from diffcse.errors import NonFiniteLoss
 from diffcse.training.batches import Collator, Examples
 from diffcse.training.criteria import KeepBest, WatchForCollapse, alignment, label_free_score, read_best, uniformity
-from diffcse.training.trainer import COMPLETE, EpochOrder, MetricsFile, NonFiniteLoss, SafeTrainer, last_checkpoint
+from diffcse.training.trainer import COMPLETE, EpochOrder, MetricsFile, SafeTrainer, last_checkpoint
 from tests import tiny
 from tests.method.test_model import model as build_model
 

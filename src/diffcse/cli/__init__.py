@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from diffcse.errors import Interrupted, UserError
+from diffcse.errors import Interrupted, NonFiniteLoss, UserError
 
 app = typer.Typer(
     name="diffcse",
@@ -73,7 +73,7 @@ def main() -> None:
     except Interrupted as stopped:
         sys.stderr.write(f"diffcse: {stopped}\n")
         sys.exit(130)
-    except ArithmeticError as error:
+    except NonFiniteLoss as error:
         sys.stderr.write(f"diffcse: {error}\n")
         sys.exit(1)
     except BrokenPipeError:

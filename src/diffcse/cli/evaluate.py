@@ -61,6 +61,14 @@ def evaluate(
     columns: Annotated[
         str, typer.Option(help="Columns of that file: first text, second text, score.")
     ] = "sentence1,sentence2,score",
+    ir: Annotated[
+        list[Path],
+        typer.Option(
+            "--ir",
+            help="Folder in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/test.tsv): search it, next to BM25 and "
+            "TF-IDF, in place of SentEval's tasks. May be given several times.",
+        ),
+    ] = [],  # noqa: B006  (typer copies it)
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Several models side by side, with intervals and a test against the first."),
@@ -87,6 +95,12 @@ def evaluate(
     """Print the paper's STS and transfer tables for a model."""
     check_models(models, compare)
     check_outputs(models, json, card)
+    options: dict[str, Any] = {"pooler": pooler, "device": device, "trust_remote_code": trust_remote_code}
+    if ir:
+        if senteval is not None or pairs is not None:
+            raise UserError("--ir", "used without --senteval and --pairs", "both", "make two runs of them")
+        search_collections(models, ir, options, json)
+        return
     how: dict[str, Any] = {"mode": mode, "protocol": protocol, "classifier": classifier, "train_splits": train_splits}
     plan = make_plan(senteval, tasks, how, analyses=analyses, own=own_pairs(pairs, columns))
     if compare:
@@ -95,7 +109,6 @@ def evaluate(
     from diffcse.evaluation.load import load_encoder
 
     quiet_libraries()
-    options: dict[str, Any] = {"pooler": pooler, "device": device, "trust_remote_code": trust_remote_code}
     runs = [run(model, load_encoder(model, **options), plan) for model in models]
     found = [results for results, _ in runs]
     comparison = side_by_side(plan, models, [embedded for _, embedded in runs]) if compare else None
@@ -105,6 +118,28 @@ def evaluate(
     if card:
         for model, results in zip(models, found, strict=True):
             _card().update_card(Path(model), results)
+
+
+def search_collections(models: Sequence[str], folders: Sequence[Path], options: Any, json: Path | None) -> None:
+    """How well the models find the relevant documents of judged queries."""
+    from rich.console import Console
+
+    from diffcse.cli.quiet import quiet_libraries
+    from diffcse.evaluation.judged import compare_on, read_collections
+    from diffcse.evaluation.load import load_encoder
+    from diffcse.reports import tables
+
+    collections = read_collections(folders)
+    quiet_libraries()
+    encoders = {model: load_encoder(model, **options) for model in models}
+    out, err = Console(), Console(stderr=True)
+    with err.status("searching") as status:
+        rows = compare_on(collections, encoders, lambda what: status.update(f"searching {what}"))
+    if not out.is_terminal:
+        out.width = max(out.width, _WIDTH_OF_A_FILE)
+    out.print(tables.retrieval_table(rows, first=models[0]))
+    if json is not None:
+        write_json(json, {"retrieval": rows})
 
 
 def check_models(models: Sequence[str], compare: bool) -> None:

@@ -97,7 +97,7 @@ def run(objective: str, lines: Path, folder: Path, steps: int, seed: int, consol
 
 def scores_table(scores: dict[str, RetrievalScores], steps: int) -> Table:
     """The comparison."""
-    pairs = next(iter(scores.values())).pairs
+    pairs = next(iter(scores.values())).queries
     table = Table(
         title=f"A summary finds the next sentence of its description among {pairs} (packages not trained on)",
         caption=f"SimCSE and DiffCSE: the same start, seed and {steps} steps. MRR: mean of 1 / rank.",

@@ -146,6 +146,38 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     return table
 
 
+def retrieval_table(rows: Sequence[dict[str, Any]], *, first: str) -> Table:
+    """Judged collections: one row for each collection and system, x 100.
+
+    Args:
+        rows: as `evaluation.judged.compare_on` gives them.
+        first: the system that the others are tested against.
+    """
+    caption = f"95% intervals by bootstrap over queries; difference to {short_name(first)}, p of a randomisation test"
+    table = Table(title="Search in judged collections, x 100", caption=caption, **_STYLE)
+    table.add_column("collection")
+    table.add_column("system", overflow="ellipsis", no_wrap=True)
+    for name in ("nDCG@10", "interval", "difference", "p", "MRR", "recall@10", "recall@100"):
+        table.add_column(name, justify="right", no_wrap=True)
+    before = None
+    for row in rows:
+        against, interval = row.get("against_first"), row["interval"]
+        difference = f"{100 * against['difference']:+.1f}" if against else ""
+        if against:
+            difference += f" [{100 * against['low']:+.1f}, {100 * against['high']:+.1f}]"
+        table.add_row(
+            row["collection"] if row["collection"] != before else "",
+            short_name(row["system"]),
+            f"{100 * row['ndcg_at_10']:.1f}",
+            f"[{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]".replace("[", r"\["),
+            difference.replace("[", r"\["),
+            f"{against['p']:.3f}" if against else "",
+            *(f"{100 * row[name]:.1f}" for name in ("mrr", "recall_at_10", "recall_at_100")),
+        )
+        before = row["collection"]
+    return table
+
+
 def _two_columns(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     table = Table(title=title, show_header=False, **_STYLE)
     table.add_column()

@@ -22,14 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from diffcse.errors import NonFiniteLoss
 from diffcse.files import write_atomic
 
 COMPLETE = "complete.json"
 """Written last into a checkpoint; a checkpoint without it is half-written and is never resumed from."""
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss became infinite or not a number; the weights are still those from before that step."""
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
