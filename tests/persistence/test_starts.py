@@ -115,6 +115,10 @@ def test_weights_that_the_architecture_does_not_use_are_refused(plain, tmp_path)
     save_file({**state, "prompt_encoder.weight": torch.zeros(3)}, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=r"must be those of its architecture; got 1 others, prompt_encoder.weight"):
         load_encoder(tmp_path)
+    adapter = {"encoder.layer.0.adapter.decoder.weight": torch.zeros(3)}
+    save_file({**state, **adapter}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"got 1 others, encoder\.layer\.0\.adapter\.decoder\.weight"):
+        load_encoder(tmp_path)
 
 
 def test_soft_prompts_in_a_training_classs_state_are_refused(plain, tmp_path):

@@ -51,8 +51,8 @@ _MINILM_DIGESTS = {
 """SHA-256 of the files that decide a vector, as the Hub publishes them."""
 
 _KNOWN_HEADS = re.compile(
-    r"(^|\.)(cls|lm_head|mlm|pooler|vocab_(transform|layer_norm|projector)|generator_(predictions|lm_head)"
-    r"|discriminator_predictions|(mask|lm)_predictions|head|decoder|classifier|position_ids)(\.|$)"
+    r"^(\w+\.)?(cls|lm_head|mlm|pooler|vocab_(transform|layer_norm|projector)|generator_(predictions|lm_head)"
+    r"|discriminator_predictions|(mask|lm)_predictions|head|decoder|classifier)(\.|$)|position_ids$"
 )
 """Parts of checkpoints that a sentence encoder rightly leaves out: heads, BERT's pooler, a table of numbers."""
 
