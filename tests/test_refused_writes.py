@@ -170,14 +170,14 @@ def test_a_full_or_read_only_disk_leaves_a_model_folder_as_it_was(disk, folder, 
     before = content(place)
     filler = fill(disk, 20_000)
     told = diffcse("export", place, "--to", backend, code=2)
-    assert f"folder {place} must be one that can be written to; got " in told
+    assert f"folder {place} must be on a disk that can be written to; got " in told
     assert content(place) == before
     if backend == "openvino":
         return  # it leaves the file open that it could not write, and so the disk cannot be made read-only
     filler.unlink()
     read_only(disk)
     told = diffcse("export", place, "--to", backend, code=2)
-    assert "must be one that can be written to; got Read-only file system" in told
+    assert "must be on a disk that can be written to; got Read-only file system" in told
     assert content(place) == before
 
 
@@ -186,7 +186,7 @@ def test_a_new_model_folder_on_a_full_disk_is_not_begun(disk, folder, diffcse):
     for left in (0, 20_000):
         filler = fill(disk, left)
         told = diffcse("export", folder, "--to", "onnx", "-o", disk / "new", code=2)
-        assert "new must be one that can be written to; got " in told
+        assert "new must be on a disk that can be written to; got " in told
         assert "No space left on device" in told
         assert list(disk.iterdir()) == [filler]
         filler.unlink()

@@ -91,7 +91,7 @@ def test_the_discriminator_has_its_own_learning_rate(place: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("more", "columns", "words"),
     [
-        ({"edit": "insertion", "max_tokens": 40}, 1, "max_tokens must be at most 31 with what makes sentences longer"),
+        ({"edit": "insertion", "max_tokens": 40}, 1, "max_tokens must be at most 32 with what makes sentences longer"),
         ({"edited_text": "next"}, 2, "edited_text must be at its default with pairs of texts; got 2 columns"),
         ({"view": "cropping"}, 2, "view must be at its default with pairs of texts; got 2 columns"),
         (
