@@ -29,10 +29,11 @@ from rich.console import Console
 from rich.table import Table
 from sentence_transformers import SentenceTransformer
 
-from diffcse.encoding.encode import EncodeSettings, Precision, encode
+from diffcse.encoding.backends import GraphBackend, GraphPrecision
+from diffcse.encoding.encode import Encoder, EncodeSettings, Precision
 from diffcse.errors import UserError
-from diffcse.export.export import export_model, exported_encoder
-from diffcse.export.graphs import Backend, ExportPrecision, check_installed
+from diffcse.export.export import export_model
+from diffcse.export.graphs import check_installed
 from diffcse.persistence.load import load_encoder
 from diffcse.resources import bundled
 from diffcse.text.stream import open_texts
@@ -40,13 +41,12 @@ from diffcse.text.stream import open_texts
 Encode = Callable[[list[str]], NDArray[np.float32]]
 
 _WIKI = Path(__file__).parents[2] / "shared" / "text" / "wiki.txt"
-_EXPORTS: list[tuple[Backend, ExportPrecision]] = [
-    ("onnx", "fp32"),
+_EXPORTS: list[tuple[GraphBackend, GraphPrecision]] = [
+    ("onnx", "float32"),
     ("onnx", "int8"),
-    ("openvino", "fp32"),
+    ("openvino", "float32"),
     ("openvino", "int8"),
 ]
-_PRECISIONS = {"fp32": "float32", "int8": "int8"}
 _WARM_UP = 64
 
 
@@ -126,7 +126,7 @@ def _backends(folder: str, precisions: list[Precision], notes: Console) -> dict[
     model = load_encoder(folder)
     found: dict[tuple[str, str], Encode] = {("torch", "float32"): partial(_sentence_transformers, model)}
     for precision in precisions:
-        found["diffcse", precision] = partial(_ours, model, EncodeSettings(precision=precision))
+        found["diffcse", precision] = Encoder(model, settings=EncodeSettings(precision=precision)).encode
     return found
 
 
@@ -139,7 +139,8 @@ def _exports(folder: str, place: Path, notes: Console) -> dict[tuple[str, str], 
             if not target.exists():
                 check_installed(backend, int8=True)
                 export_model(load_encoder(folder), target, backend, int8=True)
-            found[backend, _PRECISIONS[precision]] = exported_encoder(target, backend=backend, precision=precision)
+            settings = EncodeSettings(precision=precision)
+            found[backend, precision] = Encoder(target, backend=backend, settings=settings).encode
         except UserError as error:
             notes.print(f"left out: {backend} {precision} ({error})", soft_wrap=True)
     return found
@@ -147,10 +148,6 @@ def _exports(folder: str, place: Path, notes: Console) -> dict[tuple[str, str], 
 
 def _sentence_transformers(model: SentenceTransformer, sentences: list[str]) -> NDArray[np.float32]:
     return model.encode(sentences, show_progress_bar=False)  # its defaults: batches of 32, sorted by length
-
-
-def _ours(model: SentenceTransformer, settings: EncodeSettings, sentences: list[str]) -> NDArray[np.float32]:
-    return encode(model, sentences, settings).vectors
 
 
 def _model(name: str | None) -> str:
