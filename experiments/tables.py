@@ -16,8 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from diffcse.evaluation.statistics import bootstrap
 from diffcse.files import write_atomic
 
 HERE = Path(__file__).parent
@@ -32,7 +31,6 @@ TASKS = {
     "SICKRelatedness": "SICK-R",
 }
 DEV = {"STSBenchmark dev": "STS-B dev", "SICKRelatedness dev": "SICK trial"}
-RESAMPLES = 10_000
 
 
 def main() -> int:
@@ -95,12 +93,9 @@ def _paired(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, 
 
 
 def _interval(differences: list[float]) -> str:
-    """Mean and percentile bootstrap over seeds (Efron and Tibshirani, 1993)."""
-    rng = np.random.default_rng(0)
-    values = np.array(differences)
-    means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{values.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+    """Mean difference over seeds with its 95% interval."""
+    found = bootstrap(differences, seed=0)
+    return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def test_the_average_is_over_sts_tasks_and_its_interval_is_tighter() -> None:
 def test_chunks_of_resamples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     models = {"a": {"STS12": judged(1.0, 1)}, "b": {"STS12": judged(1.2, 2)}}
     whole = compare(models, resamples=50)
-    monkeypatch.setattr("diffcse.evaluation.compare._CHUNK_VALUES", 400 * 7)
+    monkeypatch.setattr("diffcse.evaluation.statistics._CHUNK_VALUES", 400 * 7)
     assert compare(models, resamples=50) == whole
 
 

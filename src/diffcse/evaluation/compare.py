@@ -2,15 +2,13 @@
 
 Legend: `P` pairs, `B` resamples, `T` tasks.
 
-Pairs are drawn again with replacement, the same ones for every model, which gives intervals of each correlation and of
-each difference (percentile bootstrap; Efron & Tibshirani, 1993). The test swaps, at random, the two models' ranks of a
-pair (approximate randomisation; Noreen, 1989): if the models were as good as each other, such swaps would make as large
-a difference as often as p says.
+The resampling is that of `statistics`: pairs are drawn again with replacement, the same ones for every model; the test
+swaps, at random, the two models' ranks of a pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +17,13 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from diffcse.evaluation.embed import Embedded
+from diffcse.evaluation.statistics import coins, draws, percentiles
 from diffcse.evaluation.sts import cosines
 from diffcse.evaluation.suite import Plan
 from diffcse.evaluation.tasks import STS_TASKS, ScoredPairs, needed_parts
 
 RESAMPLES = 1000
 SEED = 1111
-_CHUNK_VALUES = 2_000_000
 
 Float = NDArray[np.float64]
 
@@ -103,7 +101,7 @@ def _mean(drawn: Sequence[_Drawn]) -> _Drawn:
 
 def _summary(names: Sequence[str], drawn: _Drawn) -> dict[str, Any]:
     models = {
-        name: {"spearman": float(drawn.spearman[m]), "interval": _interval(drawn.bootstrap[m])}
+        name: {"spearman": float(drawn.spearman[m]), "interval": list(percentiles(drawn.bootstrap[m]))}
         for m, name in enumerate(names)
     }
     for m, name in enumerate(names[1:], start=1):
@@ -111,14 +109,10 @@ def _summary(names: Sequence[str], drawn: _Drawn) -> dict[str, Any]:
         as_large = int((np.abs(drawn.swapped[m - 1]) >= abs(difference) - 1e-12).sum())
         models[name] |= {
             "difference": difference,
-            "difference_interval": _interval(drawn.bootstrap[m] - drawn.bootstrap[0]),
+            "difference_interval": list(percentiles(drawn.bootstrap[m] - drawn.bootstrap[0])),
             "p": (as_large + 1) / (drawn.swapped.shape[1] + 1),
         }
     return models
-
-
-def _interval(values: Float) -> list[float]:
-    return [float(value) for value in np.percentile(values, [2.5, 97.5])]
 
 
 def _resample(models: Sequence[Judged], resamples: int) -> _Drawn:
@@ -126,8 +120,8 @@ def _resample(models: Sequence[Judged], resamples: int) -> _Drawn:
     scores = models[0].scores
     similarity = np.stack([model.similarity for model in models])  # (M, P)
     ranks, gold = _centred_ranks(similarity), _centred_ranks(scores[None])
-    bootstrap = [_bootstrap(similarity, scores, rows) for rows in _rows(rng, len(scores), resamples)]
-    swapped = [_swapped_differences(ranks, gold, coins) for coins in _coins(rng, len(scores), resamples)]
+    bootstrap = [_bootstrap(similarity, scores, rows) for rows in draws(rng, len(scores), resamples)]
+    swapped = [_swapped_differences(ranks, gold, swaps) for swaps in coins(rng, len(scores), resamples)]
     return _Drawn(
         spearman=_correlation(ranks, gold),
         bootstrap=np.concatenate(bootstrap, axis=1),
@@ -141,12 +135,12 @@ def _bootstrap(similarity: Float, scores: Float, rows: NDArray[np.int64]) -> Flo
     return np.stack([_correlation(_centred_ranks(one[rows]), gold) for one in similarity])
 
 
-def _swapped_differences(ranks: Float, gold: Float, coins: NDArray[np.bool_]) -> Float:
-    """Differences to the first of M rankings after swapping where a coin of (B, P) says so: (M - 1, B)."""
-    found = np.empty((len(ranks) - 1, len(coins)))
+def _swapped_differences(ranks: Float, gold: Float, swaps: NDArray[np.bool_]) -> Float:
+    """Differences to the first of M rankings after swapping where (B, P) says so: (M - 1, B)."""
+    found = np.empty((len(ranks) - 1, len(swaps)))
     for m, other in enumerate(ranks[1:]):
-        one_way = _correlation(_centred_ranks(np.where(coins, ranks[0], other)), gold)
-        other_way = _correlation(_centred_ranks(np.where(coins, other, ranks[0])), gold)
+        one_way = _correlation(_centred_ranks(np.where(swaps, ranks[0], other)), gold)
+        other_way = _correlation(_centred_ranks(np.where(swaps, other, ranks[0])), gold)
         found[m] = one_way - other_way
     return found
 
@@ -160,20 +154,3 @@ def _correlation(a: Float, b: Float) -> Float:
     """Pearson of centred rows: (B, P) and (B, P) or (1, P): (B,); 0 where a row is constant."""
     size = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return np.divide((a * b).sum(axis=1), size, out=np.zeros(len(a)), where=size > 0)
-
-
-def _rows(rng: np.random.Generator, pairs: int, resamples: int) -> Iterator[NDArray[np.int64]]:
-    for count in _chunks(pairs, resamples):
-        yield rng.integers(0, pairs, (count, pairs))
-
-
-def _coins(rng: np.random.Generator, pairs: int, resamples: int) -> Iterator[NDArray[np.bool_]]:
-    for count in _chunks(pairs, resamples):
-        yield rng.random((count, pairs)) < 0.5
-
-
-def _chunks(pairs: int, resamples: int) -> Iterator[int]:
-    """Numbers of resamples that fit into memory together."""
-    most = max(_CHUNK_VALUES // pairs, 1)
-    for start in range(0, resamples, most):
-        yield min(most, resamples - start)

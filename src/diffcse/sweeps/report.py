@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from diffcse.errors import UserError
+from diffcse.evaluation.statistics import bootstrap, randomisation
 from diffcse.sweeps.results import Result
 
-RESAMPLES = 9999
-SEED = 1111
+RESAMPLES = 9_999
 LOSS = "train loss"
 DEFAULT_METRICS = ("STSBenchmark dev", LOSS)
 _BEST_OF = (3, 5)
@@ -145,10 +144,8 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
     """95% percentile bootstrap interval of the mean; None for fewer than three values."""
     if len(values) < 3:
         return None
-    rng = np.random.default_rng(SEED)
-    how = {"n_resamples": RESAMPLES, "method": "percentile", "rng": rng}
-    found = stats.bootstrap((values,), np.mean, **how).confidence_interval
-    return float(found.low), float(found.high)
+    found = bootstrap(values, resamples=RESAMPLES)
+    return found.low, found.high
 
 
 def pairs(found: Sequence[Group], against: Group) -> list[Paired]:
@@ -160,19 +157,13 @@ def _paired(group: Group, against: Group) -> Paired:
     mine, theirs = (dict(zip(g.seeds, g.scores, strict=True)) for g in (group, against))
     common = sorted(mine.keys() & theirs.keys())
     differences = np.array([mine[seed] - theirs[seed] for seed in common])
-    p = None
-    if len(common) > 1:
-        test = stats.permutation_test(
-            (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=np.random.default_rng(SEED)
-        )
-        p = float(test.pvalue)
     return Paired(
         name=group.name,
         against=against.name,
         seeds=len(common),
         difference=float(differences.mean()) if len(common) else float("nan"),
         interval=interval(differences),
-        p=p,
+        p=randomisation(differences, RESAMPLES) if len(common) > 1 else None,
     )
 
 
