@@ -56,7 +56,7 @@ def test_graphs_give_the_vectors_of_the_model(tmp_path, folder, text):
 def test_an_interrupted_run_goes_on_with_the_same_backend_only(tmp_path, folder, text):
     (tmp_path / "out.npy.part").mkdir()
     run(text, "-o", tmp_path / "whole.npy", "--model", folder)
-    job = {"version": 1, "dtype": "float32", "backend": "torch", "file": "NpySink"}
+    job = {"version": 2, "dtype": "float32", "backend": "torch", "texts": False}
     (tmp_path / "out.npy.part" / "job.json").write_text(json.dumps(job))
     with pytest.raises(UserError, match=r"must be one of the same kind; got other backend, "):
         run(text, "-o", tmp_path / "out.npy", "--model", folder, "--backend", "onnx")
@@ -74,12 +74,11 @@ def test_an_interrupted_run_goes_on_with_the_same_backend_only(tmp_path, folder,
             "precision must be one of float32, int8 with backend onnx",
         ),
         (("--backend", "onnx", "--engine", "ray"), "--backend must be torch with --engine ray; got onnx"),
-        (
-            ("--engine", "ray", "--overwrite"),
-            "--overwrite must be absent with --engine ray; got it; remove it",
-        ),
+        (("--address", "auto"), "--address must be used with --engine ray; got --engine local"),
+        (("--workers", "0"), "workers must be at least 1; got 0"),
+        (("--dims", "17"), "dims must be between 1 and 16, the model's width; got 17"),
     ],
 )
-def test_what_does_not_go_together(tmp_path, text, options, match):
+def test_what_does_not_go_together(tmp_path, text, folder, options, match):
     with pytest.raises(UserError, match=match):
-        run(text, "-o", tmp_path / "out.npy", *options)
+        run(text, "-o", tmp_path / "out.npy", "--model", folder, *options)

@@ -15,10 +15,10 @@ import pytest
 import torch
 from filelock import FileLock
 
-from diffcse.encoding import bulk
+from diffcse.encoding import bulk, parts
 from diffcse.encoding.bulk import BulkSettings, encode_file
-from diffcse.encoding.encode import EncodeSettings, encode
-from diffcse.encoding.sinks import as_dtype
+from diffcse.encoding.encode import Encoder, EncodeSettings, encode
+from diffcse.encoding.parts import as_dtype
 from diffcse.errors import UserError
 from diffcse.persistence.load import fingerprint, load_encoder
 from diffcse.text.stream import open_texts
@@ -99,46 +99,74 @@ def test_int8_keeps_cosines(model):
     assert as_dtype(np.zeros((1, 3), np.float32), "int8").tolist() == [[0, 0, 0]]
 
 
+MOMENTS = [
+    *[("write_atomic", moment) for moment in (0, 1, 2, 7, 8)],  # eight parts and, in a file, the join
+    *[("write_table", moment) for moment in (0, 1, 5)],
+    ("_publish", 0),
+    ("join", 0),
+    ("fsync", 0),
+    ("rmtree", 0),
+]
+"""Steps of a run, and how often each succeeds before the run is killed there."""
+
+
+def kill_in(patch, step, moment):
+    """Let the next run be killed at a step of it."""
+    owner = {"write_atomic": parts, "write_table": parts.pq, "rmtree": bulk.shutil}.get(step, bulk)
+    patch.setattr(owner, step, killed_at(getattr(owner, step), moment))
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
-@pytest.mark.parametrize("moment", [0, 1, 2, 4, 7])
-@pytest.mark.parametrize("step", ["append", "sync", "write_atomic", "finish", "rmtree"])
-def test_a_run_that_ends_anywhere_goes_on_to_the_same_file(tmp_path, model, text, monkeypatch, suffix, moment, step):
+@pytest.mark.parametrize(("step", "moment"), MOMENTS)
+def test_a_run_killed_anywhere_resumes_to_the_same_file(tmp_path, model, text, monkeypatch, suffix, step, moment):
     whole, output = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
     encode_file(str(text), whole, lambda: model, settings())
-    sink = bulk.SINKS[suffix]
     with monkeypatch.context() as patch:
-        if step == "write_atomic":
-            patch.setattr(bulk, step, killed_at(bulk.write_atomic, moment))
-        elif step == "rmtree":
-            patch.setattr(bulk.shutil, step, killed_at(bulk.shutil.rmtree, moment))
-        else:
-            patch.setattr(sink, step, killed_at(getattr(sink, step), moment))
-        try:
+        kill_in(patch, step, moment)
+        with pytest.raises(Killed):
             encode_file(str(text), output, lambda: model, settings())
-        except Killed:
-            assert output.with_name(f"{output.name}.part").exists()
-    if output.with_name(f"{output.name}.part").exists():
-        encode_file(str(text), output, lambda: model, settings())
+    assert output.exists() == (step in ("fsync", "rmtree"))
+    encode_file(str(text), output, lambda: model, settings())
     assert output.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["text.txt", whole.name, output.name])
 
 
-def test_rows_written_after_the_last_sync_are_dropped(tmp_path, model, text, monkeypatch):
-    output, whole = tmp_path / "out.npy", tmp_path / "whole.npy"
+@pytest.mark.parametrize(
+    ("step", "moment"), [("write_atomic", 0), ("write_table", 3), ("replace_folder", 0), ("rmtree", 0)]
+)
+def test_a_folder_of_parts_appears_at_the_end_whatever_is_killed(tmp_path, model, text, monkeypatch, step, moment):
+    output, whole = tmp_path / "out", tmp_path / "whole.parquet"
     encode_file(str(text), whole, lambda: model, settings())
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "write_atomic", killed_at(bulk.write_atomic, 3))
+        kill_in(patch, step, moment)
         with pytest.raises(Killed):
             encode_file(str(text), output, lambda: model, settings())
-    growing = tmp_path / "out.npy.part" / "vectors.npy"
-    with growing.open("ab") as file:
-        file.write(b"half a row")
-    seen = []
-    encode_file(
-        str(text), output, lambda: model, settings(), on_progress=lambda done, total: seen.append((done, total))
-    )
-    assert seen[0] == (21, 50)  # two chunks of seven were safe
-    assert output.read_bytes() == whole.read_bytes()
+    assert output.exists() == (step == "rmtree")
+    counts = encode_file(str(text), output, lambda: model, settings())
+    assert counts.rows == 50 and len(list(output.iterdir())) == 8
+    assert pq.read_table(output).equals(pq.read_table(whole))
+    assert not (tmp_path / "out.part").exists()
+    with pytest.raises(UserError, match="must be a new file; got one that exists"):
+        encode_file(str(text), output, lambda: model, settings())
+
+
+def test_parts_that_are_there_are_not_encoded_again_unless_they_are_damaged(tmp_path, model, text, monkeypatch):
+    output = interrupted(tmp_path, model, text, monkeypatch)
+    folder = tmp_path / "out.npy.part" / "parts"
+    (folder / "part-000000001.parquet").write_bytes(b"half a part")
+    (folder / ".part-000000002.parquet.1.part").write_bytes(b"of a process that was killed")
+    untouched, seen = (folder / "part-000000000.parquet").stat().st_mtime_ns, []
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "_publish", killed_at(bulk._publish, 0))
+        with pytest.raises(Killed):
+            encode_file(
+                str(text), output, lambda: model, settings(), on_progress=lambda done, total: seen.append((done, total))
+            )
+    assert (folder / "part-000000000.parquet").stat().st_mtime_ns == untouched
+    assert seen[0] == (21, 50) and seen[-1] == (50, 50)
+    encode_file(str(text), output, lambda: model, settings())
+    encode_file(str(text), tmp_path / "whole.npy", lambda: model, settings())
+    assert output.read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
 SCRIPT = """
@@ -160,17 +188,17 @@ def test_a_process_killed_by_sigkill_loses_nothing_even_of_a_pipe(tmp_path, mode
         assert process.stdout.readline() == b"7\n"
         process.send_signal(signal.SIGKILL)
     assert not output.exists()
-    assert json.loads((tmp_path / "out.npy.part" / "state.json").read_text())["rows"] == 7
+    assert [path.name for path in (tmp_path / "out.npy.part" / "parts").glob("p*")] == ["part-000000000.parquet"]
     with text.open("rb") as source:
         done = subprocess.run([*command, "0"], stdin=source, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["14", "21", "28", "35", "42", "49", "50"]
+    assert done.stdout.split() == ["14", "21", "28", "35", "42", "49", "50", "50"]
     np.testing.assert_allclose(np.load(output), encode(model, lines(text), SMALL).vectors, atol=1e-6)
 
 
 def interrupted(tmp_path, model, text, monkeypatch):
     output = tmp_path / "out.npy"
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "write_atomic", killed_at(bulk.write_atomic, 3))
+        kill_in(patch, "write_atomic", 3)
         with pytest.raises(Killed):
             encode_file(str(text), output, lambda: model, settings())
     return output
@@ -197,41 +225,73 @@ def test_two_processes_do_not_share_a_run(tmp_path, model, text):
     work.mkdir()
     with (
         FileLock(work / "lock"),
-        pytest.raises(UserError, match="must be used by one process; got another one at work"),
+        pytest.raises(UserError, match="must be written by one process at a time; got another one at work"),
     ):
         encode_file(str(text), tmp_path / "out.npy", lambda: model, settings())
 
 
-def test_damaged_state_is_one_line(tmp_path, model, text, monkeypatch):
-    output = interrupted(tmp_path, model, text, monkeypatch)
-    (tmp_path / "out.npy.part" / "state.json").write_text("{")
-    with pytest.raises(UserError, match=r"state\.json must be as a run left it"):
-        encode_file(str(text), output, lambda: model, settings())
+@pytest.mark.parametrize("change", ["longer", "shorter"])
+def test_a_text_that_grew_or_shrank_by_whole_chunks_is_noticed(tmp_path, model, monkeypatch, change):
+    text = tiny.write_sentences(tmp_path / "text.txt", 28)
+    with monkeypatch.context() as patch:
+        kill_in(patch, "_publish", 0)
+        with pytest.raises(Killed):
+            encode_file(str(text), tmp_path / "out.npy", lambda: model, settings())
+    if change == "shorter":
+        text.write_text("".join(f"{line}\n" for line in lines(text)[:21]))
+        with pytest.raises(UserError, match="must be the text that the interrupted run read; got another; restore"):
+            encode_file(str(text), tmp_path / "out.npy", lambda: model, settings())
+    else:
+        text.write_text(text.read_text() + "the end\n")
+        assert encode_file(str(text), tmp_path / "out.npy", lambda: model, settings()).rows == 29
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("{", r"must be readable \(its job\.json is not\)"),
+        ('{"version": 1, "dtype": "float32"}', "must be one by this version of diffcse; got one by another version"),
+    ],
+)
+def test_a_folder_of_an_earlier_version_or_a_damaged_one_is_one_line(tmp_path, model, text, content, match):
+    work = tmp_path / "out.npy.part"
+    work.mkdir()
+    (work / "job.json").write_text(content)
+    (work / "state.json").write_text('{"rows": 7}')
+    with pytest.raises(UserError, match=match + r".*; remove .*out\.npy\.part to start again"):
+        encode_file(str(text), tmp_path / "out.npy", lambda: model, settings())
+    assert (work / "state.json").exists()
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
-def test_a_full_disk_loses_nothing(tmp_path, model, text, monkeypatch, suffix):
-    output = tmp_path / f"out{suffix}"
-    sink, appended = bulk.SINKS[suffix], []
+@pytest.mark.parametrize("step", ["part", "join"])
+def test_a_full_disk_loses_nothing(tmp_path, model, text, monkeypatch, suffix, step):
+    output, full = tmp_path / f"out{suffix}", OSError(28, os.strerror(28))
 
-    def append(self, texts, vectors):
-        if len(appended) == 3:
-            raise OSError(28, os.strerror(28))
-        appended.append(len(texts))
-        return original(self, texts, vectors)
+    def refuse(*args, **kwargs):
+        raise full
 
-    original = sink.append
     with monkeypatch.context() as patch:
-        patch.setattr(sink, "append", append)
-        with pytest.raises(UserError, match=r"got No space left on device; make room .* goes on from row 21"):
+        if step == "part":
+            patch.setattr(parts, "write_atomic", after(3, parts.write_atomic, refuse))
+        else:
+            patch.setattr(bulk, "join", refuse)
+        with pytest.raises(UserError, match=r"got No space left on device; make room .* same command: it resumes"):
             encode_file(str(text), output, lambda: model, settings())
+    assert len(list((tmp_path / f"out{suffix}.part" / "parts").glob("part-*"))) == (3 if step == "part" else 8)
     encode_file(str(text), output, lambda: model, settings())
     assert len(read(output)) == 50
 
 
+def after(count, call, refuse):
+    """`call` for a number of times, then `refuse`."""
+    left = iter(range(count))
+    return lambda *args, **kwargs: (call if next(left, None) is not None else refuse)(*args, **kwargs)
+
+
 def test_too_small_a_disk_is_told_before_the_first_chunk(tmp_path, model, text, monkeypatch):
     monkeypatch.setattr(bulk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
-    with pytest.raises(UserError, match=r"must be on a disk with 3\.2 kB free; got 100 bytes"):
+    with pytest.raises(UserError, match=r"must be on a disk with 6\.4 kB free; got 100 bytes"):
         encode_file(str(text), tmp_path / "out.npy", lambda: model, settings())
 
 
@@ -251,7 +311,11 @@ def no_model():
 @pytest.mark.parametrize(
     ("given", "output", "match"),
     [
-        ("text.txt", "out.csv", r"output .*out\.csv must be a file ending in \.npy or \.parquet; got \.csv"),
+        (
+            "text.txt",
+            "out.csv",
+            r"out\.csv must be a file ending in \.npy or \.parquet, or a new folder; got \.csv",
+        ),
         ("text.txt", "none/out.npy", "must be in an existing folder"),
         ("text.txt", "old.npy", "must be a new file; got one that exists"),
         ("none.txt", "out.npy", "must be an existing file"),
@@ -280,7 +344,7 @@ def test_overwrite_replaces_only_at_the_end(tmp_path, model, text, monkeypatch):
     output = tmp_path / "out.npy"
     output.write_bytes(b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "write_atomic", killed_at(bulk.write_atomic, 3))
+        kill_in(patch, "write_atomic", 3)
         with pytest.raises(Killed):
             encode_file(str(text), output, lambda: model, settings(), overwrite=True)
     assert output.read_bytes() == b"old"
@@ -336,16 +400,26 @@ def test_int8_needs_normalized_vectors():
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path, model):
-    # The rows that are held at once are those of three chunks: one in the model, one ahead, one being read.
-    path = tiny.write_sentences(tmp_path / "long.txt", 700)
-    texts = open_texts(str(path))
-    reader = bulk._Reader(texts, bulk.Counts())
-    waiting, counts = [], bulk.Counts()
-    for encoded in bulk.Encoder(model, settings=SMALL).chunks(reader):
-        waiting.append(len(reader.waiting))
-        _, counts = reader.take(counts, encoded)
-    assert counts.rows == 700
-    assert max(waiting) <= 3 * 7
+    # The chunks that are held at once: one in the model and one being tokenised; the next is read only then.
+    texts, ahead = open_texts(str(tiny.write_sentences(tmp_path / "long.txt", 700))), []
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def engine(encoder, job, chunks):
+        read = [0]
+
+        def counted():
+            for part in chunks:
+                read[0] += 1
+                yield part
+
+        for done, counts in enumerate(parts.in_this_process(encoder, job, counted())):
+            ahead.append(read[0] - done)
+            yield counts
+
+    _, counts = bulk.encode_texts(texts, work, Encoder(model, settings=SMALL), settings(), engine=engine)
+    assert counts.rows == 700 and len(ahead) == 100
+    assert max(ahead) <= 2
 
 
 def test_fingerprint_knows_weights_pooling_and_length(tmp_path, model, folder):

@@ -33,7 +33,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ray():
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'diffcse[ray]'")
-    pytest.importorskip("ray.data")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
@@ -52,12 +51,18 @@ def expected(text, folder, place):
     return pq.read_table(place / "one.parquet")
 
 
+def run(text, output, folder, on_progress=lambda done, total: None, how=SETTINGS, **cluster):
+    engine = ray_workers.Cluster(model=folder, **cluster)
+    load = lambda: load_encoder(folder)  # noqa: E731
+    return encode_file(str(text), output, load, how, engine=engine, on_progress=on_progress)
+
+
 def workers():
     """Processes of Ray's workers that this test started."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if any("MapWorker" in word for word in process.cmdline()):
+            if any("PartWorker" in word for word in process.cmdline()):
                 found.append(process)
     return found
 
@@ -76,13 +81,10 @@ def test_a_killed_worker_loses_and_doubles_nothing(tmp_path, ray, folder, text):
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     seen = []
-    cluster = ray_workers.Cluster(workers=1)
-    counts = ray_workers.encode_on_ray(
-        str(text), tmp_path / "out", folder, SETTINGS, cluster=cluster, on_progress=lambda *done: seen.append(done)
-    )
+    counts = run(text, tmp_path / "out", folder, workers=1, on_progress=lambda *done: seen.append(done))
     thread.join(10)
     assert killed, "the run ended before a worker could be killed"
-    assert seen[0] == (0, 305) and seen[-1] == (305, 305)
+    assert seen[-1] == (305, 305)
     assert (counts.rows, counts.blank, counts.repaired) == (305, 1, 1)
     ours, theirs = pq.read_table(tmp_path / "out"), expected(text, folder, tmp_path)
     assert ours["text"].to_pylist() == theirs["text"].to_pylist()
@@ -102,7 +104,7 @@ def test_a_killed_driver_goes_on_with_the_parts_it_has(tmp_path, ray, folder, te
             raise Killed
 
     with pytest.raises(Killed):
-        ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS, on_progress=stop)
+        run(text, tmp_path / "out", folder, stop)
     parts = tmp_path / "out.part" / "parts"
     while workers():  # Ray's own, which finish what they have begun
         time.sleep(0.1)
@@ -110,8 +112,8 @@ def test_a_killed_driver_goes_on_with_the_parts_it_has(tmp_path, ray, folder, te
     assert len(before) >= 4
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="must be one of the same kind; got other dtype"):
-        ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, BulkSettings(dtype="int8"))
-    counts = ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS)
+        run(text, tmp_path / "out", folder, how=BulkSettings(dtype="int8"))
+    counts = run(text, tmp_path / "out", folder)
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
     assert {name: after[name] for name in before} == before
     assert counts.rows == 305
@@ -121,7 +123,7 @@ def test_a_killed_driver_goes_on_with_the_parts_it_has(tmp_path, ray, folder, te
 def test_a_workers_fault_is_one_line(tmp_path, ray, folder, text, monkeypatch):
     monkeypatch.setattr(ray_workers, "fingerprint", lambda model: "of another model")
     with pytest.raises(UserError, match="must be the same on all machines; got another one on a worker"):
-        ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS)
+        run(text, tmp_path / "out", folder)
 
 
 def test_command_line(tmp_path, ray, folder, text):
@@ -145,31 +147,16 @@ def test_another_text_is_refused(tmp_path, folder, text, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ray_workers, "_connected", killed)
         with pytest.raises(Killed):
-            ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS)
+            run(text, tmp_path / "out", folder)
     text.write_text("another\n")
     with pytest.raises(UserError, match="must be the text that the interrupted run read; got another"):
-        ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS)
-
-
-@pytest.mark.parametrize(
-    ("name", "match"),
-    [
-        ("out.npy", r"must be a folder for Parquet parts; got \.npy"),
-        ("no/out", "must be in an existing folder"),
-        ("there", "must be a new folder; got something that exists"),
-    ],
-)
-def test_bad_output(tmp_path, folder, text, name, match):
-    pytest.importorskip("ray", reason="needs Ray: pip install 'diffcse[ray]'")
-    (tmp_path / "there").mkdir()
-    with pytest.raises(UserError, match=match):
-        ray_workers.encode_on_ray(str(text), tmp_path / name, folder, SETTINGS)
+        run(text, tmp_path / "out", folder)
 
 
 def test_without_ray(tmp_path, folder, text, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"Ray must be installed; .*pip install 'diffcse\[ray\]'"):
-        ray_workers.encode_on_ray(str(text), tmp_path / "out", folder, SETTINGS)
+        run(text, tmp_path / "out", folder)
 
 
 def test_no_worker_at_all():

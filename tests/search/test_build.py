@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffcse.encoding import bulk
+from diffcse.encoding import parts
 from diffcse.encoding.bulk import BulkSettings
 from diffcse.encoding.encode import EncodeSettings, encode
 from diffcse.errors import UserError
@@ -53,24 +53,27 @@ def test_index_and_add(tmp_path, model, text):
     check(model, tmp_path / "index", [*lines(text), "a bird", "the boat"])
 
 
-@pytest.mark.parametrize("add", [False, True])
-@pytest.mark.parametrize("moment", [0, 1, 3])
-@pytest.mark.parametrize("step", ["run", "write_atomic", "create_index", "add_to_index", "rmtree"])
-def test_a_run_that_ends_anywhere_goes_on(tmp_path, model, text, monkeypatch, add, moment, step):
+@pytest.mark.parametrize(
+    ("add", "step", "moment"),
+    [
+        *[(add, "encode_texts", 0) for add in (False, True)],
+        *[(add, "part", moment) for add in (False, True) for moment in (0, 1, 3)],
+        (False, "create_index", 0),
+        (True, "add_to_index", 0),
+        *[(add, "rmtree", 0) for add in (False, True)],
+    ],
+)
+def test_a_run_killed_anywhere_resumes(tmp_path, model, text, monkeypatch, add, step, moment):
     folder, first = tmp_path / "index", tmp_path / "first.txt"
     first.write_text("the first\n")
     if add:
         index(model, first, folder)
-    where = {"write_atomic": bulk, "rmtree": indexing.shutil}.get(step, indexing)
+    where, name = {"part": (parts, "write_atomic"), "rmtree": (indexing.shutil, step)}.get(step, (indexing, step))
     with monkeypatch.context() as patch:
-        patch.setattr(where, step, killed_at(getattr(where, step), moment))
-        try:
+        patch.setattr(where, name, killed_at(getattr(where, name), moment))
+        with pytest.raises(Killed):
             index(model, text, folder, add=add)
-            ended = True
-        except Killed:
-            ended = False
-    if not ended:
-        index(model, text, folder, add=add)
+    index(model, text, folder, add=add)
     check(model, folder, [*(["the first"] if add else []), *lines(text)])
 
 

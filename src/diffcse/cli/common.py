@@ -88,6 +88,16 @@ def progress(console: Console, what: str) -> Iterator[Callable[[int, int | None]
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """End a run that resumes with exit code 130 and one line on Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("diffcse: stopped; the same command resumes", err=True)
+        raise typer.Exit(130) from None
+
+
 def summary(counts: Any) -> str:
     """What a bulk run read, in one line.
 

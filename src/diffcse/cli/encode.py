@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TRUST, loader, progress, summary
+from diffcse.cli.common import (
+    COLUMN,
+    DEVICE,
+    MAX_TOKENS,
+    MODEL,
+    PROMPT,
+    PROMPT_NAME,
+    TRUST,
+    interruptible,
+    loader,
+    progress,
+    summary,
+)
 from diffcse.errors import UserError
 
 
@@ -25,7 +36,7 @@ def encode(
         typer.Option(
             "--output",
             "-o",
-            help="Where to: .npy (vectors) or .parquet (texts and vectors); with --engine ray a folder of Parquet.",
+            help="Where to: .npy (vectors), .parquet (texts and vectors), or a new folder of Parquet parts.",
             show_default=False,
         ),
     ],
@@ -47,13 +58,22 @@ def encode(
     ] = "local",
     address: Annotated[
         str | None,
-        typer.Option(help="Of a running Ray cluster. Default: one on this machine, for this run."),
+        typer.Option(help="Address of a running Ray cluster. Default: one on this machine, for this run."),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Most Ray workers. Default: one a GPU, or one a core.", min=1),
+        typer.Option(
+            help="Processes that encode at once, each with one core or GPU; any number writes the same bytes. Default: "
+            "this process with all its threads; with --engine ray one a GPU, or one a core."
+        ),
     ] = None,
     normalize: Annotated[bool, typer.Option(help="Scale every vector to length 1.")] = True,
+    dims: Annotated[
+        int | None,
+        typer.Option(help="Keep only the first numbers of each vector, for models trained for it (Matryoshka)."),
+    ] = None,
+    prompt_name: PROMPT_NAME = None,
+    prompt: PROMPT = None,
     max_tokens: MAX_TOKENS = None,
     column: COLUMN = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output, at the end.")] = False,
@@ -63,41 +83,37 @@ def encode(
     """Write the vector of every line; row i belongs to line i, and the same command resumes an interrupted run."""
     from rich.console import Console
 
-    from diffcse.encoding.bulk import BulkSettings
+    from diffcse.encoding.bulk import BulkSettings, encode_file
     from diffcse.encoding.encode import EncodeSettings
+    from diffcse.encoding.prompts import resolve_prompt
 
-    _check(backend, engine, overwrite)
+    if engine == "ray" and backend != "torch":
+        raise UserError("--backend", "torch with --engine ray", backend, "remove --backend")
     console = Console(stderr=True)
     load = loader(model, device, trust_remote_code)
-    encoding = EncodeSettings(max_tokens=max_tokens, precision=precision, normalize=normalize)
+    run: dict[str, Any] = {"column": column, "overwrite": overwrite, "folder": model}
+    run["engine"] = _engine(engine, address, workers, model, trust_remote_code)
+    encoding = EncodeSettings(max_tokens=max_tokens, precision=precision, normalize=normalize, dims=dims)
     settings = BulkSettings(dtype=dtype, encoding=encoding, backend=backend)
-    with progress(console, "encode") as show:
-        if engine == "ray":
-            run = partial(_on_ray, address=address, workers=workers, trust=trust_remote_code)
-        else:
-            run = partial(_here, load=load, overwrite=overwrite)
-        counts = run(file, output, model, settings, column=column, on_progress=show)
+    with progress(console, "encode") as show, interruptible():
+        words = lambda encoder: resolve_prompt(encoder, "document", prompt_name, prompt)  # noqa: E731
+        counts = encode_file(file, output, load, settings, prompt=words, on_progress=show, **run)
     console.print(f"{output}: {summary(counts)}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _here(file: str, output: Path, model: str | None, settings: Any, *, load: Any, **more: Any) -> Any:
-    from diffcse.encoding.bulk import encode_file
+def _engine(engine: str, address: str | None, workers: int | None, model: str | None, trust_remote_code: bool) -> Any:
+    """What writes the parts."""
+    if engine == "ray":
+        from diffcse.encoding.ray_workers import Cluster, import_ray
 
-    return encode_file(file, output, load, settings, folder=model, **more)
+        import_ray()
+        return Cluster(address=address, workers=workers, model=model, trust_remote_code=trust_remote_code)
+    if address is not None:
+        raise UserError("--address", "used with --engine ray", "--engine local", "add --engine ray")
+    if workers is not None:
+        from diffcse.encoding.workers import Workers
 
+        return Workers(workers=workers)
+    from diffcse.encoding.parts import in_this_process
 
-def _on_ray(
-    file: str, output: Path, model: str | None, settings: Any, *, address: Any, workers: Any, trust: bool, **more: Any
-) -> Any:
-    from diffcse.encoding.ray_workers import Cluster, encode_on_ray
-
-    cluster = Cluster(address=address, workers=workers)
-    return encode_on_ray(file, output, model, settings, cluster=cluster, trust_remote_code=trust, **more)
-
-
-def _check(backend: str, engine: str, overwrite: bool) -> None:
-    if engine == "ray" and backend != "torch":
-        raise UserError("--backend", "torch with --engine ray", backend, "remove --backend")
-    if engine == "ray" and overwrite:
-        do = "remove it, or name a new output folder"
-        raise UserError("--overwrite", "absent with --engine ray", "it", do)
+    return in_this_process

@@ -41,7 +41,7 @@ def search(
         raise UserError("--top-k", "at least 1", top_k, "use 5")
     if not -1 <= threshold <= 1:
         raise UserError("--threshold", "between -1 and 1", threshold, "use 0.6")
-    from diffcse.encoding.encode import EncodeSettings, encode
+    from diffcse.encoding.encode import Encoder, EncodeSettings
     from diffcse.persistence.load import fingerprint
     from diffcse.search.index import SentenceIndex, check_model
     from diffcse.text.stream import open_texts
@@ -54,7 +54,7 @@ def search(
         raise UserError("queries", "given", "none", "name some after the folder, or a file with --queries")
     encoder = loader(model or index.manifest.model, device, trust_remote_code)()
     check_model(folder, index.manifest, fingerprint(encoder))
-    vectors = encode(encoder, wanted, EncodeSettings(normalize=True)).vectors
+    vectors = Encoder(encoder, settings=EncodeSettings(normalize=True)).encode_query(wanted)
     for query, hits in zip(wanted, index.search(vectors, top_k, threshold), strict=True):
         typer.echo(_as_json(query, hits) if json else _as_text(query, hits))
 

@@ -1,38 +1,50 @@
-"""A text of any length to a file of vectors, in bounded memory; a killed run goes on where it was.
+"""A text of any length to a file of vectors, in bounded memory; a killed run resumes with the same command.
 
-The growing file lies in a folder beside the output, with the number of rows that are safely in it. Every chunk is
-synced before it is counted, so a kill at any moment costs one chunk, and the finished file is bit-identical to that of
-an uninterrupted run. The output appears at the end, whole.
+The text is cut into chunks; each becomes a numbered part in a folder next to the output (`parts`), and at the end the
+parts are joined into the output, which appears atomically. Any engine may write the parts: this process, the processes
+of one machine (`workers`) or a cluster (`ray_workers`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.filesize import decimal
 from sentence_transformers import SentenceTransformer
 
 from diffcse.encoding.backends import Backend
-from diffcse.encoding.encode import Encoded, Encoder, EncodeSettings, check_precision
-from diffcse.encoding.sinks import SINKS, DType, Sink
+from diffcse.encoding.encode import Encoder, EncodeSettings, check_precision, chunks
+from diffcse.encoding.parts import (
+    Counts,
+    DType,
+    Engine,
+    Job,
+    Part,
+    another_text,
+    counts_of,
+    in_this_process,
+    job_mark,
+    join,
+    on_disk,
+    read_note,
+    text_digest,
+)
+from diffcse.encoding.prompts import resolve_prompt
 from diffcse.errors import UserError
-from diffcse.files import write_atomic
+from diffcse.files import exclusive, fsync, read_json, replace_folder, write_json
 from diffcse.persistence.load import fingerprint
 from diffcse.settings import Checked
-from diffcse.text.stream import Texts, open_texts, repaired
+from diffcse.text.stream import STDIN, Texts, open_texts
 
-_VERSION = 1
+_VERSION = 2
+"""Of the folder of an interrupted run; 1 was one growing file."""
+
 Progress = Callable[[int, int | None], None]
 """Called with the rows done and all rows; None where their number is not known beforehand."""
 
@@ -42,9 +54,9 @@ class BulkSettings(Checked):
     """How texts become rows of a file."""
 
     dtype: DType = "float32"
-    """Type of the numbers written; int8 scales each vector by itself, which cosines do not feel."""
+    """Type of the numbers written; int8 scales each vector by itself, which cosines do not depend on."""
     encoding: EncodeSettings = field(default_factory=lambda: EncodeSettings(normalize=True))
-    """Limits, precision and normalization."""
+    """Limits, precision, prompt and normalization."""
     backend: Backend = "torch"
     """What runs the model; onnx and openvino run what `diffcse export` put into its folder."""
 
@@ -54,36 +66,8 @@ class BulkSettings(Checked):
         check_precision(self.backend, self.encoding.precision)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """What has been read and written so far; the content of `state.json`."""
-
-    rows: int = 0
-    """Rows written."""
-    truncated: int = 0
-    """Texts cut at the token limit."""
-    blank: int = 0
-    """Blank texts among the rows."""
-    unknown: int = 0
-    """Texts of mostly unknown tokens."""
-    repaired: int = 0
-    """Texts with bytes that are not UTF-8, encoded with a replacement character for each."""
-    digest: str = ""
-    """Fingerprint of the texts so far; a resumed run must read the same again."""
-    finished: bool = False
-    """The result is whole and only has to be moved to its place."""
-
-
-def digest(texts: Texts) -> str:
-    """Fingerprint of all texts, the one in `Counts` when they are done."""
-    reader = _Reader(texts, Counts())
-    for text in texts:
-        reader.add(text)
-    return reader.hash.hexdigest()
-
-
 def encode_file(
-    given: str,
+    source: str,
     output: Path,
     load: Callable[[], SentenceTransformer],
     settings: BulkSettings,
@@ -91,54 +75,66 @@ def encode_file(
     column: str | None = None,
     overwrite: bool = False,
     folder: str | Path | None = None,
+    engine: Engine = in_this_process,
+    prompt: Callable[[SentenceTransformer], str] | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Counts:
-    """Write the vector of every line of `given` to `output`; the same call goes on where a killed one was.
+    """Write the vector of every line of `source` to `output`; the same call resumes a killed one.
 
     Args:
-        given: as for `open_texts`.
-        output: .npy (vectors) or .parquet (texts and vectors).
+        source: as for `open_texts`.
+        output: .npy (vectors) or .parquet (texts and vectors), or a new folder of Parquet parts.
         load: gives the model; called once everything else has been checked.
         settings: type of the numbers, limits, precision.
         column: as for `open_texts`.
         overwrite: replace an existing output, at the end.
         folder: the model's folder, for a backend other than torch.
-        on_progress: told the rows done.
+        engine: what writes the parts.
+        prompt: gives the words in front of every text once the model is loaded; None for the settings' prompt.
+        on_progress: called with the rows done and all.
 
     Raises:
         UserError: bad input or output, another model or text than the interrupted run's, or no room on the disk.
     """
-    work = output.with_name(f"{output.name}.part")
-    kind = check_output(output, overwrite=overwrite or work.is_dir())
-    counts = load_counts(work)
-    if counts.finished and output.exists() and not kind(work, 1, settings.dtype).result.exists():
-        shutil.rmtree(work)  # killed between the last two steps of a run
-        return counts
-    texts = open_texts(given, column=column)
+    work = output.absolute().with_name(f"{output.name}.part")
+    in_place = not output.suffix and output.is_dir() and (work / "job.json").is_file() and not _parts(work).exists()
+    if not in_place:  # else the run was killed after its last step but one
+        check_output(output, overwrite=overwrite or work.is_dir())
+    texts = open_texts(source, column=column)
     total = texts.count()
     model = load()
-    sink = kind(work, int(model.get_embedding_dimension() or 0), settings.dtype)
-    with exclusive(work), tidy_if_nothing_done(work):
-        counts = run(texts, work, model, settings, sink=sink, total=total, folder=folder, on_progress=on_progress)
-        with saying_what_to_do(work, counts.rows):
-            sink.finish()
-            _save(work, dataclasses.replace(counts, finished=True))
-            sink.result.replace(output)
-    shutil.rmtree(work)
+    if prompt is not None:
+        encoding = dataclasses.replace(settings.encoding, prompt=prompt(model))
+        settings = dataclasses.replace(settings, encoding=encoding)
+    with working(work):
+        parts = output if in_place else _parts(work)
+        job, counts = encode_texts(
+            texts,
+            work,
+            Encoder(model, backend=settings.backend, settings=settings.encoding, folder=folder),
+            settings,
+            parts=parts,
+            texts_kept=output.suffix != ".npy",
+            engine=engine,
+            total=total,
+            on_progress=on_progress,
+        )
+        with on_disk(work):
+            _publish(job, work, output)
+            shutil.rmtree(work)
     return counts
 
 
-def check_output(output: Path, *, overwrite: bool) -> Any:
-    """The sink for that name, after a look at the place.
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Look at the place of the output.
 
     Raises:
         UserError: a name that says no known format, a place that cannot be written to, or a file that is there.
     """
-    if output.suffix not in SINKS:
-        do = "name the format by the end of the name"
-        raise UserError(f"output {output}", f"a file ending in {' or '.join(SINKS)}", output.suffix or "no ending", do)
+    if output.suffix not in (".npy", ".parquet", ""):
+        do = "name the format by the ending"
+        raise UserError(f"output {output}", "a file ending in .npy or .parquet, or a new folder", output.suffix, do)
     check_place(output, overwrite=overwrite)
-    return SINKS[output.suffix]
 
 
 def check_place(output: Path, *, overwrite: bool) -> None:
@@ -155,166 +151,156 @@ def check_place(output: Path, *, overwrite: bool) -> None:
         raise UserError(f"output {output}", "a new file", "one that exists", "choose another name, or --overwrite")
 
 
-def run(
+def encode_texts(
     texts: Texts,
     work: Path,
-    model: SentenceTransformer,
+    encoder: Encoder,
     settings: BulkSettings,
     *,
-    sink: Sink,
-    total: int | None,
-    on_progress: Progress,
-    folder: str | Path | None = None,
-) -> Counts:
-    """Append the vectors of all texts to the sink, from the first row that is not safely in it yet.
+    parts: Path | None = None,
+    texts_kept: bool = True,
+    engine: Engine = in_this_process,
+    total: int | None = None,
+    on_progress: Progress = lambda done, total: None,
+) -> tuple[Job, Counts]:
+    """Write every part of the texts that is not there yet.
 
     Args:
         texts: what to encode.
-        work: folder of the growing file; the caller holds its lock.
-        model: the encoder.
+        work: folder of the run; the caller holds its lock (`working`).
+        encoder: the model.
         settings: as for `encode_file`.
-        sink: in `work`.
+        parts: folder of the parts; None for the usual one in `work`.
+        texts_kept: keep the texts in the parts.
+        engine: what writes the parts.
         total: number of texts, for the progress and the check of the disk.
-        on_progress: told the rows done.
-        folder: the model's folder, for a backend other than torch.
+        on_progress: called with the rows done and all.
+
+    Returns:
+        The job, whose `paths()` are the parts in order, and what was read.
+
+    Raises:
+        UserError: an interrupted run of another kind or text in `work`, no text at all, or no room on the disk.
     """
-    counts = begin(work, {"model": fingerprint(model), "file": type(sink).__name__}, settings)
-    with saying_what_to_do(work, counts.rows):
-        sink.rollback(counts.rows)
-    _check_disk(work, model, settings, counts.rows, total)
-    reader = _Reader(texts, counts)
-    encoder = Encoder(model, backend=settings.backend, settings=settings.encoding, folder=folder)
-    for encoded in encoder.chunks(reader):
-        taken, after = reader.take(counts, encoded)
-        with saying_what_to_do(work, counts.rows):
-            sink.append(taken, encoded.vectors)
-            sink.sync()
-            _save(work, after)
-        counts = after
-        on_progress(counts.rows, total)
-    if not counts.rows:
+    job = begin(work, encoder, settings, parts or _parts(work), texts_kept)
+    _check_disk(job, encoder, total)
+    seen = _Seen(job, texts, settings.encoding)
+    done = Counts()
+    for counts in engine(encoder, job, seen.missing()):
+        done = done + counts
+        on_progress(done.rows + seen.counts.rows, total)
+    if not seen.number:
         raise UserError(texts.name, "a text with at least one line", "nothing", "give another text")
-    return counts
+    if len(job.paths()) > seen.number:
+        raise another_text(job, texts.name)
+    on_progress(done.rows + seen.counts.rows, total)
+    return job, done + seen.counts
 
 
-class _Reader:
-    """The texts after those that an interrupted run has done, repaired, kept until their vectors arrive."""
+class _Seen:
+    """The chunks of the text while they are read: those that are encoded already are counted, the others passed on."""
 
-    def __init__(self, texts: Texts, done: Counts) -> None:
-        self.name, self.waiting = texts.name, deque[str]()
-        self.hash, self.rows = hashlib.blake2b(digest_size=16), iter(texts)
-        for _ in range(done.rows):
-            self.add(next(self.rows, ""))
-        if done.rows and self.hash.hexdigest() != done.digest:
-            do = "bring the text back, or remove the .part folder beside the output to start again"
-            raise UserError(self.name, "the text that the interrupted run read", "another", do)
+    def __init__(self, job: Job, texts: Texts, encoding: EncodeSettings) -> None:
+        self.job, self.texts, self.encoding = job, texts, encoding
+        self.counts, self.number = Counts(), 0
 
-    def __iter__(self) -> Iterator[str]:
-        for text in self.rows:
-            self.waiting.append(text)
-            yield repaired(text)
-
-    def take(self, counts: Counts, encoded: Encoded) -> tuple[list[str], Counts]:
-        """The texts of these vectors, and the counts with them."""
-        raw = [self.add(self.waiting.popleft()) for _ in range(len(encoded.vectors))]
-        texts = [repaired(text) for text in raw]
-        return texts, dataclasses.replace(
-            counts,
-            rows=counts.rows + len(texts),
-            truncated=counts.truncated + encoded.truncated,
-            unknown=counts.unknown + int(encoded.unknown.sum()),
-            blank=counts.blank + sum(not text.strip() for text in texts),
-            repaired=counts.repaired + sum(text != before for text, before in zip(texts, raw, strict=True)),
-            digest=self.hash.hexdigest(),
-        )
-
-    def add(self, text: str) -> str:
-        """Take the text into the digest."""
-        content = text.encode("utf-8", "surrogatepass")
-        self.hash.update(len(content).to_bytes(8, "little") + content)
-        return text
+    def missing(self) -> Iterator[Part]:
+        for group in chunks(self.texts, self.encoding):
+            part = Part(number=self.number, texts=group)
+            self.number += 1
+            counts = counts_of(self.job, part, self.texts.name)
+            if counts is None:
+                yield part
+            else:
+                self.counts = self.counts + counts
 
 
-def load_counts(work: Path) -> Counts:
-    """What an interrupted run has done; nothing where there is none."""
-    try:
-        return Counts(**json.loads((work / "state.json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return Counts()
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{work}/state.json", "as a run left it", error, f"remove {work} to start again") from error
+def finished(work: Path, texts: Texts, encoding: EncodeSettings) -> Counts | None:
+    """The counts of the parts in `work` if they are those of this very text; standard input cannot be compared."""
+    notes = [note for note in map(read_note, sorted(_parts(work).glob("part-*"))) if note is not None]
+    if texts.name != STDIN and [note["text"] for note in notes] != [text_digest(g) for g in chunks(texts, encoding)]:
+        return None
+    return sum((Counts(**note["counts"]) for note in notes), Counts())
 
 
-@contextmanager
-def exclusive(work: Path) -> Iterator[None]:
-    """Be the only process that works in the folder; it is made where it is missing."""
-    with saying_what_to_do(work, 0):
-        work.mkdir(exist_ok=True)
-        lock = FileLock(work / "lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise UserError(f"{work}", "used by one process", "another one at work", "wait for it") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def tidy_if_nothing_done(work: Path) -> Iterator[None]:
-    """Leave no folder behind when bad input ends a run before its first row is written; the caller holds its lock."""
-    try:
-        yield
-    except UserError:
-        if not (work / "state.json").exists():
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-
-
-@contextmanager
-def saying_what_to_do(work: Path, rows: int) -> Iterator[None]:
-    """Turn a full disk, a read-only folder and the like into one line; nothing that is written is lost."""
-    try:
-        yield
-    except OSError as error:
-        do = f"make room or permission, then run the same command: it goes on from row {rows:,}"
-        raise UserError(f"{work}", "on a disk that can be written to", error.strerror or error, do) from error
-
-
-def begin(work: Path, description: dict[str, Any], settings: BulkSettings) -> Counts:
-    """Start, or go on where the run was the same.
-
-    Args:
-        work: folder of the run; the caller holds its lock.
-        description: what else must be the same, beside the settings.
-        settings: as for `encode_file`.
+def begin(work: Path, encoder: Encoder, settings: BulkSettings, parts: Path, texts_kept: bool) -> Job:
+    """Start, or resume where the run was the same.
 
     Raises:
         UserError: the run in the folder was another one.
     """
-    how = {"version": _VERSION, "dtype": settings.dtype, "backend": settings.backend}
-    wanted = {**how, **description, **dataclasses.asdict(settings.encoding)}
-    path = work / "job.json"
-    if not path.exists():
-        with saying_what_to_do(work, 0):
-            write_atomic(path, json.dumps(wanted).encode())
-        return load_counts(work)
-    found = json.loads(path.read_text(encoding="utf-8"))
-    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    encoding = dataclasses.asdict(settings.encoding)
+    encoding["prompt"] = resolve_prompt(encoder.model, text=settings.encoding.prompt)
+    description = {
+        "version": _VERSION,
+        "dtype": settings.dtype,
+        "backend": settings.backend,
+        "model": fingerprint(encoder.model),
+        "texts": texts_kept,
+        **encoding,
+    }
+    job = Job(folder=parts, mark=job_mark(description), dtype=settings.dtype, texts=texts_kept)
+    what, restart = f"the interrupted run in {work}", f"remove {work} to start again"
+    try:
+        before = read_json(work / "job.json", what=what, do=restart)
+    except FileNotFoundError:
+        with on_disk(work):
+            parts.mkdir(exist_ok=True)
+            write_json(work / "job.json", description)
+        return job
+    if before.get("version") != _VERSION:
+        raise UserError(what, "one by this version of diffcse", "one by another version", restart)
+    differing = [name for name in description if before.get(name) != description[name]]
     if differing:
-        do = f"use the same model and options, or remove {work} to start again"
-        raise UserError(f"the interrupted run in {work}", "one of the same kind", f"other {', '.join(differing)}", do)
-    return load_counts(work)
+        do = f"use the same model and options, or {restart}"
+        raise UserError(what, "one of the same kind", f"other {', '.join(differing)}", do)
+    parts.mkdir(exist_ok=True)
+    return job
 
 
-def _save(work: Path, counts: Counts) -> None:
-    write_atomic(work / "state.json", json.dumps(dataclasses.asdict(counts)).encode())
+@contextmanager
+def working(work: Path) -> Iterator[None]:
+    """Be the only process that works in the folder; bad input before the first part leaves no folder."""
+    with on_disk(work):
+        work.mkdir(exist_ok=True)
+    with exclusive(work / "lock", f"{work}"):
+        try:
+            yield
+        except UserError:
+            if not any(_parts(work).glob("part-*")) and _is_ours(work):
+                shutil.rmtree(work, ignore_errors=True)
+            raise
 
 
-def _check_disk(work: Path, model: SentenceTransformer, settings: BulkSettings, rows: int, total: int | None) -> None:
-    size = {"float32": 4, "float16": 2, "int8": 1}[settings.dtype] * int(model.get_embedding_dimension() or 0)
-    need, free = size * ((total or 0) - rows), shutil.disk_usage(work).free
+def _is_ours(work: Path) -> bool:
+    """Whether nothing lies in the folder that an earlier version of the package has to be asked about."""
+    return {path.name for path in work.iterdir()} <= {"lock", "job.json", "parts", "generation"}
+
+
+def _parts(work: Path) -> Path:
+    return work / "parts"
+
+
+def _publish(job: Job, work: Path, output: Path) -> None:
+    """Put the parts, joined or as a folder, into the place of the output."""
+    if job.folder == output:
+        return
+    if not output.suffix:
+        for stray in job.folder.glob(".part-*"):  # of a process that was killed while it wrote
+            stray.unlink()
+        replace_folder(job.folder, output)
+        return
+    joined = work / f"joined{output.suffix}"
+    join(job.paths(), joined)
+    joined.replace(output)
+    fsync(output.absolute().parent)
+
+
+def _check_disk(job: Job, encoder: Encoder, total: int | None) -> None:
+    """Parts and output lie on the disk together for a moment."""
+    size = {"float32": 4, "float16": 2, "int8": 1}[job.dtype] * encoder.width
+    need = 2 * size * (total or 0) - sum(path.stat().st_size for path in job.paths())
+    free = shutil.disk_usage(job.folder).free
     if need > free:
         rule = f"on a disk with {decimal(need)} free"
-        raise UserError(f"{work}", rule, decimal(free), "make room or choose another disk")
+        raise UserError(f"{job.folder.parent}", rule, decimal(free), "make room or choose another disk")

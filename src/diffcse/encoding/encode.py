@@ -113,6 +113,7 @@ class Encoder:
     Attributes:
         model: the SentenceTransformer.
         settings: what holds unless a call says otherwise.
+        backend, folder: as given.
         texts, truncated, unknown: how many sentences so far, how many of them were cut at the token limit, and how
             many consisted mostly of unknown tokens.
 
@@ -138,6 +139,7 @@ class Encoder:
             model.to(as_device(device))
         self.model, self.settings, self.backend = model, settings, backend
         self.texts = self.truncated = self.unknown = 0
+        self.folder = folder
         self._plain, self._tokenisers = reads_plain_text(model), dict[int | None, Tokeniser]()
         if settings.dims is not None:
             check_dims(settings.dims, _width(model))
@@ -211,7 +213,11 @@ class Encoder:
     ) -> Iterator[Encoded]:
         """The same for a stream of any length: memory holds two chunks, not the stream."""
         settings = self._settings(settings, prompt)
-        groups = chunks(sentences, settings)
+        return self.groups(chunks(sentences, settings), settings=settings)
+
+    def groups(self, groups: Iterator[list[str]], *, settings: EncodeSettings | None = None) -> Iterator[Encoded]:
+        """The vectors of chunks that are cut already; the next one is tokenised while the model works."""
+        settings = settings or self.settings
         first = list(itertools.islice(groups, 2))
         if len(first) < 2:  # a small input is worth no thread and no tidying
             yield from (self.chunk(texts, settings=settings) for texts in first)

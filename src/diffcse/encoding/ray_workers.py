@@ -1,21 +1,13 @@
-"""Bulk encoding on Ray Data: as many workers as a cluster has, and the rows and vectors of one machine.
+"""Bulk encoding on a Ray cluster: actors that write numbered parts into a folder that all machines see.
 
-The text is cut into the very chunks that one machine would encode, each a small Parquet file in a folder beside the
-output. A chunk's vectors depend on its sentences alone, so it does not matter which worker encodes it, nor how often:
-its part is written beside and then renamed, and a part that is there is never made again. So a worker that is killed
-loses and doubles nothing, and a run that is killed goes on with the parts it has. The output is a folder of Parquet
-parts, in the order of the text by their names, and appears at the end, whole.
-
-All machines must see the output's folder and the model under the same names.
+The driver reads the text and hands out a few parts ahead; Ray restarts an actor that dies and repeats its part. A part
+is written atomically and depends on its texts alone, so nothing is lost, doubled or different.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import platform
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,216 +15,119 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from sentence_transformers import SentenceTransformer
 
-from diffcse.encoding.bulk import BulkSettings, Counts, Progress, begin, exclusive, saying_what_to_do
-from diffcse.encoding.encode import chunks, encode
-from diffcse.encoding.sinks import ParquetSink
+from diffcse.encoding.encode import Encoder, EncodeSettings
+from diffcse.encoding.parts import Counts, Job, Part, encode_part
 from diffcse.errors import MissingExtra, UserError
-from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint, load_encoder
-from diffcse.text.stream import STDIN, Texts, open_texts, repaired
+from diffcse.settings import Checked
 
-_CUT, _PARTS, _TEXT_NOTE, _COUNTS = "text", "parts", "text.json", b"diffcse"
+_AHEAD = 2
+"""Parts that wait or run for each worker; memory holds no more of the text."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Where the work is done."""
+class Cluster(Checked):
+    """Where the work is done, and which model; an engine (`parts.Engine`)."""
 
     address: str | None = None
-    """Of a running cluster (`auto`, HOST:PORT or ray://HOST:PORT); None starts one on this machine for the run."""
+    """Address of a running cluster (`auto`, HOST:PORT or ray://HOST:PORT). None: a cluster on this machine for the
+    run."""
     workers: int | None = None
-    """Most processes that encode at once; None: one for each processor core, or each GPU where there are any."""
+    """Most processes that encode at once. None: one for each processor core, or each GPU where there are any."""
+    model: str | None = None
+    """Folder or Hub name of the encoder, the same on all machines. None: the one in the package."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""
 
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise UserError("workers", "at least 1", self.workers, "leave it out for one a core")
+    def _check(self) -> None:
+        self._need("workers", self.workers is None or self.workers >= 1, "at least 1", "remove it for one a core")
+
+    def __call__(self, encoder: Encoder, job: Job, parts: Iterator[Part]) -> Iterator[Counts]:
+        """Write the parts; gives the counts of each as it is done.
+
+        Raises:
+            UserError: of a worker, or no cluster at that address.
+            MissingExtra: Ray is not installed.
+        """
+        ray = import_ray()
+        first = next(parts, None)
+        if first is None:
+            return
+        with _connected(ray, self.address):
+            yield from self._spread(ray, encoder, job, first, parts)
+
+    def _spread(self, ray: Any, encoder: Encoder, job: Job, first: Part, parts: Iterator[Part]) -> Iterator[Counts]:
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        count = self.workers or gpus or int(ray.cluster_resources()["CPU"])
+        model = str(Path(self.model).absolute()) if self.model and Path(self.model).is_dir() else self.model
+        recipe = (model, self.trust_remote_code, fingerprint(encoder.model), encoder.settings)
+        actor = ray.remote(PartWorker).options(
+            num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=-1
+        )
+        pool = ray.util.ActorPool([actor.remote(*recipe, "cuda" if gpus else "cpu") for _ in range(count)])
+        send = lambda worker, part: worker.encode.remote(job, part)  # noqa: E731
+        pool.submit(send, first)
+        for _, part in zip(range(_AHEAD * count - 1), parts, strict=False):
+            pool.submit(send, part)
+        while pool.has_next():
+            counts, fault = pool.get_next_unordered()
+            if fault:
+                raise UserError(*json.loads(fault))
+            yield counts
+            for part in parts:
+                pool.submit(send, part)
+                break
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What a worker needs to know.
-
-    Attributes:
-        model: folder or Hub name, None for the bundled one.
-        fingerprint: of the model that the driver loaded.
-        trust_remote_code: run code that comes with the model.
-        work: folder of the run.
-        settings: as for `diffcse.encoding.bulk.encode_file`.
-    """
-
-    model: str | None
-    fingerprint: str
-    trust_remote_code: bool
-    work: str
-    settings: BulkSettings
-
-
-class Worker:
-    """An actor of Ray Data: loads the model once, then encodes one chunk after the other.
+class PartWorker:
+    """An actor: loads the model once, then encodes one part after the other.
 
     Args:
-        job: what to do.
+        model: folder or Hub name, None for the bundled one.
+        trust_remote_code: run code that comes with the model.
+        mark: fingerprint of the model that the driver loaded.
+        settings: as the driver's encoder has them.
         device: where to compute.
     """
 
-    def __init__(self, job: Job, device: str) -> None:
-        self.job, self.device, self.work = job, device, Path(job.work)
+    def __init__(
+        self, model: str | None, trust_remote_code: bool, mark: str, settings: EncodeSettings, device: str
+    ) -> None:
+        self.name, self.trust_remote_code, self.mark = model, trust_remote_code, mark
+        self.settings, self.device = settings, device
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make sure that the part of a chunk is there; gives its number of rows."""
-        number = int(row["chunk"])
-        part = self.work / _PARTS / _name(number)
+    def encode(self, job: Job, part: Part) -> tuple[Counts, str]:
+        """A part's counts, or its error as data, because Ray gives back the text of an error and not the error."""
         try:
-            if not part.exists():
-                self._encode(number, part)
-        except UserError as error:  # as data, because Ray gives back the text of an error and not the error
-            fault = json.dumps([error.what, error.rule, str(error.got), error.do])
-            return {"chunk": number, "rows": 0, "fault": fault}
-        return {"chunk": number, "rows": _counts(part).rows, "fault": ""}
+            return encode_part(self.encoder, job, part), ""
+        except UserError as error:
+            return Counts(), json.dumps([error.what, error.rule, str(error.got), error.do])
 
     @cached_property
-    def model(self) -> SentenceTransformer:
-        """Loaded with the first chunk, so that what is wrong with it comes back as that chunk's fault."""
+    def encoder(self) -> Encoder:
+        """Loaded with the first part, so that what is wrong with it comes back as that part's error."""
         if self.device == "cpu":
             torch.set_num_threads(1)  # one worker a core
-        model = load_encoder(self.job.model, trust_remote_code=self.job.trust_remote_code).to(self.device)
-        if fingerprint(model) != self.job.fingerprint:
+        model = load_encoder(self.name, trust_remote_code=self.trust_remote_code)
+        if fingerprint(model) != self.mark:
             do = "give a name under which every machine has the same model"
-            raise UserError(f"model {self.job.model}", "the same on all machines", "another one on a worker", do)
-        return model
-
-    def _encode(self, number: int, part: Path) -> None:
-        raw = [_unpacked(cell) for cell in pq.read_table(self.work / _CUT / _name(number))["text"].to_pylist()]
-        texts = [repaired(text) for text in raw]
-        encoded = encode(self.model, texts, self.job.settings.encoding)
-        counts = Counts(
-            rows=len(texts),
-            truncated=encoded.truncated,
-            unknown=int(encoded.unknown.sum()),
-            blank=sum(not text.strip() for text in texts),
-            repaired=sum(text != before for text, before in zip(texts, raw, strict=True)),
-        )
-        schema = ParquetSink(self.work, encoded.vectors.shape[1], self.job.settings.dtype)
-        table = schema.table(texts, encoded.vectors)
-        table = table.replace_schema_metadata({_COUNTS: json.dumps(dataclasses.asdict(counts))})
-        _write(table, self.work, part)
+            raise UserError(f"model {self.name}", "the same on all machines", "another one on a worker", do)
+        return Encoder(model, settings=self.settings, device=self.device)
 
 
-def encode_on_ray(
-    given: str,
-    output: Path,
-    model: str | None,
-    settings: BulkSettings,
-    *,
-    cluster: Cluster = Cluster(),
-    column: str | None = None,
-    trust_remote_code: bool = False,
-    on_progress: Progress = lambda done, total: None,
-) -> Counts:
-    """Write the vector of every line of `given` to a folder of Parquet parts; the same call goes on after a kill.
-
-    Args:
-        given: as for `diffcse.text.stream.open_texts`.
-        output: a new folder, on a disk that all machines see under this name.
-        model: folder or Hub name, the same on all machines; None for the bundled one.
-        settings: as for `diffcse.encoding.bulk.encode_file`.
-        cluster: where.
-        column: the text column of a table.
-        trust_remote_code: run code that comes with the model.
-        on_progress: told the rows done.
+def import_ray() -> Any:
+    """The module `ray`.
 
     Raises:
-        UserError: bad input or output, no cluster at that address, or another model or text than the killed run's.
-        MissingExtra: Ray is not installed.
+        MissingExtra: it is not installed.
     """
-    ray = _ray()
-    work = output.absolute().with_name(f"{output.name}.part")
-    if output.is_dir() and (work / _TEXT_NOTE).is_file() and not (work / _PARTS).exists():
-        shutil.rmtree(work)  # killed between the last two steps of a run
-        return _sum([_counts(part) for part in sorted(output.glob("part-*.parquet"))])
-    _check_output(output)
-    loaded = load_encoder(model, trust_remote_code=trust_remote_code)
-    job = Job(
-        model=str(Path(model).absolute()) if model and Path(model).is_dir() else model,
-        fingerprint=fingerprint(loaded),
-        trust_remote_code=trust_remote_code,
-        work=str(work),
-        settings=settings,
-    )
-    with exclusive(work):
-        begin(work, {"model": job.fingerprint, "file": "parts"}, settings)
-        rows = _cut(open_texts(given, column=column), work, settings)
-        with _connected(ray, cluster.address):
-            _encode_missing(ray, job, rows, cluster.workers, on_progress)
-        counts = _sum([_counts(work / _PARTS / _name(number)) for number in range(len(rows))])
-        with saying_what_to_do(work, counts.rows):
-            (work / _PARTS).replace(output)
-    shutil.rmtree(work)
-    return counts
-
-
-def _cut(texts: Texts, work: Path, settings: BulkSettings) -> list[int]:
-    """The text in chunks, one file each; gives the rows of each. Done once; a killed run begins again with it."""
-    identity = [list(source.identity) for source in texts.sources] if texts.name != STDIN else [STDIN]
-    note = work / _TEXT_NOTE
-    if note.is_file():
-        found = json.loads(note.read_text(encoding="utf-8"))
-        if found["identity"] != json.loads(json.dumps(identity)):
-            do = f"bring the text back, or remove {work} to start again"
-            raise UserError(texts.name, "the text that the interrupted run read", "another", do)
-        return found["rows"]
-    shutil.rmtree(work / _PARTS, ignore_errors=True)  # of a text that was not cut to its end
-    rows = []
-    with saying_what_to_do(work, 0):
-        for folder in (_CUT, _PARTS):
-            (work / folder).mkdir(exist_ok=True)
-        for number, group in enumerate(chunks(texts, settings.encoding)):
-            # Bytes that are not UTF-8 stay as they are until a worker repairs and counts them.
-            cells = [text.encode("utf-8", "surrogatepass") for text in group]
-            _write(pa.table({"text": pa.array(cells, pa.binary())}), work, work / _CUT / _name(number))
-            rows.append(len(group))
-        if not rows:
-            raise UserError(texts.name, "a text with at least one line", "an empty file", "give another file")
-        write_atomic(note, json.dumps({"identity": identity, "rows": rows}).encode())
-    return rows
-
-
-def _encode_missing(ray: Any, job: Job, rows: list[int], workers: int | None, on_progress: Progress) -> None:
-    missing = [n for n in range(len(rows)) if not (Path(job.work) / _PARTS / _name(n)).exists()]
-    done, total = sum(rows) - sum(rows[number] for number in missing), sum(rows)
-    on_progress(done, total)
-    if not missing:
-        return
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    most = min(workers or gpus or int(ray.cluster_resources()["CPU"]), len(missing))
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars, context.verbose_stats_logs = False, False
-    work = ray.data.from_items([{"chunk": number} for number in missing], override_num_blocks=len(missing))
-    work = work.map(
-        Worker,
-        fn_constructor_args=(job, "cuda" if gpus else "cpu"),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-        num_cpus=0 if gpus else 1,
-        num_gpus=1 if gpus else 0,
-    )
-    for row in work.iter_rows():
-        if row["fault"]:
-            raise UserError(*json.loads(row["fault"]))
-        done += int(row["rows"])
-        on_progress(done, total)
-
-
-def _ray() -> Any:
     try:
         import ray
-        import ray.data
+        import ray.util
     except ModuleNotFoundError as error:
-        if error.name not in ("ray", "ray.data"):
+        if error.name not in ("ray", "ray.util"):
             raise
         raise MissingExtra("Ray", "ray", "ray") from error
     return ray
@@ -248,45 +143,9 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     try:
         ray.init(address=address or "local", include_dashboard=None if address else False, log_to_driver=False)
     except (ConnectionError, ValueError) as error:
-        do = "start one (ray start --head), or leave --address out"
+        do = "start one (ray start --head), or remove --address"
         raise UserError(f"address {address}", "that of a running Ray cluster", str(error), do) from error
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _check_output(output: Path) -> None:
-    if output.suffix not in ("", ".parquet"):
-        raise UserError(f"output {output}", "a folder for Parquet parts", output.suffix, "leave the ending out")
-    if not output.parent.is_dir():
-        raise UserError(f"output {output}", "in an existing folder", f"no folder {output.parent}", "make the folder")
-    if output.exists():
-        raise UserError(f"output {output}", "a new folder", "something that exists", "choose another name")
-
-
-def _name(number: int) -> str:
-    return f"part-{number:09d}.parquet"
-
-
-def _write(table: pa.Table, work: Path, path: Path) -> None:
-    """Beside first, under a name of this machine and process, then renamed: the file is there whole or not at all."""
-    beside = work / f".{path.parent.name}-{path.name}.{platform.node()}.{os.getpid()}"
-    with beside.open("wb") as file:
-        pq.write_table(table, file, use_dictionary=False)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def _unpacked(cell: bytes) -> str:
-    return cell.decode("utf-8", "surrogatepass")
-
-
-def _counts(part: Path) -> Counts:
-    return Counts(**json.loads(pq.read_schema(part).metadata[_COUNTS]))
-
-
-def _sum(counts: list[Counts]) -> Counts:
-    names = ("rows", "truncated", "blank", "unknown", "repaired")
-    return Counts(**{name: sum(getattr(one, name) for one in counts) for name in names})

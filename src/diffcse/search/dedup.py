@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from diffcse.encoding.bulk import Progress, check_place, exclusive
+from diffcse.encoding.bulk import Progress, check_place
 from diffcse.encoding.encode import EncodeSettings, encode_chunks
 from diffcse.errors import UserError
+from diffcse.files import disk_errors, exclusive
 from diffcse.text.stream import STDIN, Texts, open_texts, repaired
 from diffcse.vectors import Vectors
 
@@ -209,7 +210,9 @@ def _beside(path: Path) -> Path:
 def _published(path: Path) -> Iterator[TextIO]:
     """A text file that appears under its name when it is complete; what a kill left of it before is written over."""
     work = _beside(path)
-    with exclusive(work):
+    with disk_errors(f"{path}", "make room or permission and try again"):
+        work.mkdir(exist_ok=True)
+    with exclusive(work / "lock", f"{work}"):
         lines = work / "lines"
         try:
             with lines.open("w", encoding="utf-8", newline="\n") as file:
