@@ -113,6 +113,11 @@ def test_a_killed_driver_goes_on_with_the_parts_it_has(tmp_path, ray, folder, te
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="must be one of the same kind; got other dtype"):
         run(text, tmp_path / "out", folder, how=BulkSettings(dtype="int8"))
+    content = text.read_bytes()
+    text.write_bytes(content.replace(b"cat", b"dog"))
+    with pytest.raises(UserError, match="must be the text that the interrupted run read; got another"):
+        run(text, tmp_path / "out", folder)
+    text.write_bytes(content)
     counts = run(text, tmp_path / "out", folder)
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
     assert {name: after[name] for name in before} == before
@@ -136,21 +141,6 @@ def test_command_line(tmp_path, ray, folder, text):
     ours = np.array(pq.read_table(tmp_path / "out")["vector"].to_pylist())
     theirs = np.array(expected(text, folder, tmp_path)["vector"].to_pylist())
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
-
-
-def test_another_text_is_refused(tmp_path, folder, text, monkeypatch):
-    pytest.importorskip("ray", reason="needs Ray: pip install 'diffcse[ray]'")
-
-    def killed(*arguments):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ray_workers, "_connected", killed)
-        with pytest.raises(Killed):
-            run(text, tmp_path / "out", folder)
-    text.write_text("another\n")
-    with pytest.raises(UserError, match="must be the text that the interrupted run read; got another"):
-        run(text, tmp_path / "out", folder)
 
 
 def test_without_ray(tmp_path, folder, text, monkeypatch):

@@ -6,11 +6,11 @@ alone; so any number of workers writes the same bytes.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -49,11 +49,13 @@ class Workers(Checked):
         context = multiprocessing.get_context("spawn")
         number = context.Value("i", 0)
         pool = ProcessPoolExecutor(
-            self.workers, mp_context=context, initializer=_start, initargs=(number, _sent(encoder), os.getpid())
+            self.workers, mp_context=context, initializer=_start, initargs=(number, _sent(encoder))
         )
         running: set[Future[Counts]] = set()
         try:
-            running |= {pool.submit(_run, job, part) for part in islice(parts, _AHEAD * self.workers)}
+            for part in islice(parts, _AHEAD * self.workers):
+                with _interrupts_wait():  # the first of these starts the processes
+                    running.add(pool.submit(_run, job, part))
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -66,15 +68,27 @@ class Workers(Checked):
             _end(pool)
 
 
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block, and never reaches processes that start in it: the parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _sent(encoder: Encoder) -> tuple[Any, ...]:
     """What a worker builds its encoder from; the weights are shared, not copied, on a CPU."""
     return encoder.model.cpu(), encoder.backend, encoder.settings, encoder.folder
 
 
-def _start(number: Any, built_from: tuple[Any, ...], parent: int) -> None:
-    """In a worker: one thread or one GPU; Ctrl-C is the parent's to handle."""
+def _start(number: Any, built_from: tuple[Any, ...]) -> None:
+    """In a worker: one thread or one GPU."""
     global _encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with number.get_lock():
         mine = number.value
         number.value += 1
