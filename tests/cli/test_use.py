@@ -117,7 +117,10 @@ def test_dedup(tmp_path, folder, text):
     ("arguments", "match"),
     [
         (["encode", "none.txt", "-o", "out.npy"], r"none\.txt must be an existing file"),
-        (["encode", "text.txt", "-o", "out.bin"], r"must be a file ending in \.npy or \.parquet, or a new folder; got \.bin"),
+        (
+            ["encode", "text.txt", "-o", "out.bin"],
+            r"must be a file ending in \.npy or \.parquet, or a new folder; got \.bin",
+        ),
         (["encode", "text.txt", "-o", "out.npy", "--max-tokens", "0"], "max_tokens must be at least 1; got 0"),
         (["encode", "text.txt", "-o", "out.npy", "--dtype", "int8", "--no-normalize"], "int8 must be used with"),
         (["encode", "text.txt", "-o", "out.npy", "--device", "abacus"], "device must be one that torch knows"),

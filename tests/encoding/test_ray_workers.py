@@ -104,7 +104,7 @@ def test_a_killed_driver_goes_on_with_the_parts_it_has(tmp_path, ray, folder, te
             raise Killed
 
     with pytest.raises(Killed):
-        run(text, tmp_path / "out", folder, stop)
+        run(text, tmp_path / "out", folder, stop, workers=1)
     parts = tmp_path / "out.part" / "parts"
     while workers():  # Ray's own, which finish what they have begun
         time.sleep(0.1)
@@ -128,7 +128,7 @@ def test_a_killed_driver_goes_on_with_the_parts_it_has(tmp_path, ray, folder, te
 def test_a_workers_fault_is_one_line(tmp_path, ray, folder, text, monkeypatch):
     monkeypatch.setattr(ray_workers, "fingerprint", lambda model: "of another model")
     with pytest.raises(UserError, match="must be the same on all machines; got another one on a worker"):
-        run(text, tmp_path / "out", folder)
+        run(text, tmp_path / "out", folder, workers=1)
 
 
 def test_command_line(tmp_path, ray, folder, text):
