@@ -102,14 +102,22 @@ class ObjectiveConfig(Checked):
 class ViewConfig(Checked):
     """How the second view of a sentence is made, beside the dropout that both have."""
 
-    view: Literal["dropout", "repetition", "cropping", "deletion", "shuffling"] = "dropout"
-    """What is done to the tokens of the second view: dropout (nothing; the published one), repetition of some (Wu et
-    al., 2022), cropping to a span, deletion of some, or shuffling of some. Pairs keep their two texts."""
+    view: Literal["dropout", "repetition", "cropping", "deletion", "shuffling", "neighbours"] = "dropout"
+    """What makes the second view: dropout (the same tokens; the published one), repetition of some tokens (Wu et al.,
+    2022), cropping to a span, deletion of some, shuffling of some, or neighbours: the text is read as documents, and
+    the views are two spans of one document, drawn anew each epoch. Pairs keep their two texts."""
     view_ratio: float = 0.1
     """Share of the ordinary tokens that the view repeats (at most), cuts off, deletes or shuffles, 0 to 1."""
+    span_sentences: int = 3
+    """With view neighbours: the longest span (sentences); a span has one sentence to this many, cut at max_tokens."""
+    span_window: int = 0
+    """With view neighbours: consecutive sentences of a document that both spans are drawn from, the window anew each
+    epoch; for long documents, whose ends say little about each other. 0: the whole document."""
 
     def _check(self) -> None:
         self._need("view_ratio", 0 < self.view_ratio < 1, "between 0 and 1", "use 0.1 to 0.3")
+        self._need("span_sentences", self.span_sentences >= 1, "at least 1", "use 1 to 5")
+        self._need("span_window", self.span_window == 0 or self.span_window >= 2, "0 or at least 2", "use 0 or 10")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +305,20 @@ class Config(Checked):
         if extensions.queue_size and not self.training.ema_decay:
             do = "add ema_decay, 0.99 say"
             raise UserError("queue_size", "0 without a moving average", extensions.queue_size, do)
+        if self.views.view == "neighbours":
+            self._check_neighbours()
+
+    def _check_neighbours(self) -> None:
+        """What assumes that both views are of one text, or that a text has no kin among the earlier ones."""
+        edited, queued = self.edits.edited_text, self.extensions.queue_size
+        plain = self.extensions.negatives_without_dropout
+        for name, default, value in (
+            ("edited_text", "same", edited),
+            ("negatives_without_dropout", False, plain),
+            ("queue_size", 0, queued),
+        ):
+            if value != default:
+                raise UserError(name, f"{default} with view neighbours", value, "leave it out, or use another view")
 
     @property
     def has_edits(self) -> bool:

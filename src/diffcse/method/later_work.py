@@ -38,12 +38,14 @@ class Step:
         input_ids: (B, S, L).
         attention_mask: (B, S, L), 1 at real tokens.
         edited: the edits and their mask, (N, K); None if nothing is edited.
+        identity: (B, I) int64, see `SameText`; None where sentences are told apart by their place in the batch alone.
     """
 
     model: DiffCSEModel
     input_ids: Tensor
     attention_mask: Tensor
     edited: tuple[EditedBatch, Tensor] | None
+    identity: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +58,13 @@ class Sentences:
             is one more positive of the first view, which the contrastive loss is averaged over, and `negative` its hard
             negative.
         guide: what likeness is judged by, (B, H'), without gradient: the teacher's vectors, else the encoder's own.
+        identity: (B, I) int64, see `SameText`, or None.
     """
 
     views: Tensor
     further: dict[str, Tensor]
     guide: Tensor
+    identity: Tensor | None = None
 
 
 class Later:
@@ -95,6 +99,7 @@ def build_later(config: Config, queue: Queue | None) -> tuple[Later, ...]:
         (extra.edits_as != "none", EditsAs(extra.edits_as.removesuffix("s"))),
         (extra.negatives_without_dropout, NegativesWithoutDropout(temperature=temperature)),
         (largest < 1, TrueNegatives(largest_cosine=largest)),
+        (config.views.view == "neighbours", SameText()),
         (extra.dimension_weight > 0, Dimensions(extra.dimension_weight, extra.dimension_temperature)),
         (
             extra.ranking_weight > 0,
@@ -149,6 +154,24 @@ class TrueNegatives(Later):
     def logits(self, logits: Tensor, sentences: Sentences) -> Tensor:
         """(B, C), see `keep_true_negatives`."""
         return keep_true_negatives(logits, sentences.guide.float(), largest_cosine=self.largest_cosine)
+
+
+class SameText(Later):
+    """Spans of one document, and equal texts, are no negatives of each other.
+
+    Each instance has some numbers: a digest of its document and one of each view's tokens. Two instances that share a
+    number are never set against each other.
+    """
+
+    def logits(self, logits: Tensor, sentences: Sentences) -> Tensor:
+        """(B, C) with -inf at such pairs; the very same logits where there is none."""
+        assert sentences.identity is not None, "the batches of documents have an identity"
+        same = sharing(sentences.identity)
+        # On a GPU the question would cost a wait for the device; the answer changes no number.
+        if same.device.type == "cpu" and not bool(same.any()):
+            return logits
+        # With hard negatives a second block of B columns belongs to the same instances.
+        return logits.masked_fill(same.repeat(1, logits.shape[1] // len(logits)), -torch.inf)
 
 
 class Dimensions(Later):
@@ -278,6 +301,15 @@ def between_dimensions(z1: Tensor, z2: Tensor, *, temperature: float) -> Tensor:
     """
     correlation = _standard(z1).T @ _standard(z2) / len(z1)  # (H, H)
     return F.cross_entropy(correlation / temperature, torch.arange(len(correlation), device=z1.device))
+
+
+def sharing(identity: Tensor) -> Tensor:
+    """(B, B) bool: which two instances of (B, I) share a number; an instance and itself do not count."""
+    same = torch.zeros(len(identity), len(identity), dtype=torch.bool, device=identity.device)
+    for own in identity.unbind(1):
+        for other in identity.unbind(1):
+            same |= own.unsqueeze(1) == other
+    return same.fill_diagonal_(False)
 
 
 def keep_true_negatives(logits: Tensor, vectors: Tensor, *, largest_cosine: float) -> Tensor:

@@ -123,17 +123,20 @@ class DiffCSEModel(nn.Module):
             self.teacher.eval()
         return self
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **drafts: Tensor) -> StepOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, identity: Tensor | None = None, **drafts: Tensor
+    ) -> StepOutput:
         """The losses of one batch.
 
         Args:
             input_ids: (B, S, L).
             attention_mask: (B, S, L), 1 at real tokens.
+            identity: (B, I) int64; instances that share a number are no negatives of each other (view neighbours).
             drafts: `masked_ids`, `chosen` and `draws` of shape (B, D, K), D = S times the texts that are edited; and
                 `aligned_ids` and `draft_mask` (B, D, K) where these differ from the ids and the mask.
         """
         edited = self._edit_all(input_ids, attention_mask, drafts)  # x'' (section 3)
-        step = Step(model=self, input_ids=input_ids, attention_mask=attention_mask, edited=edited)
+        step = Step(model=self, input_ids=input_ids, attention_mask=attention_mask, edited=edited, identity=identity)
         pooled = self.pool(input_ids, attention_mask)  # h and h+, each with its own dropout masks, (B, S, H)
         further = {name: rows for later in self.contrastive_side.later for name, rows in later.rows(step).items()}
         # Gathered before the projector: BatchNorm and the in-batch negatives then see the batch of all processes.
@@ -189,7 +192,8 @@ class DiffCSEModel(nn.Module):
             with torch.no_grad():
                 guide = distributed.gather_with_gradient(self.teacher(features)["sentence_embedding"])
         others = dict(zip(further, projected[:, views:].unbind(1), strict=True))
-        return Sentences(views=projected[:, :views], further=others, guide=guide)
+        identity = None if step.identity is None else distributed.gather_with_gradient(step.identity)
+        return Sentences(views=projected[:, :views], further=others, guide=guide, identity=identity)
 
     def _edit_all(self, input_ids: Tensor, attention_mask: Tensor, drafts: dict[str, Tensor]) -> Edited | None:
         """The drafts filled in: edits and their mask, N rows in the order instance, text, view; None without edits."""

@@ -4,7 +4,7 @@ DiffCSE is one case of equivariant contrastive learning (Dangovski et al., 2021)
 (views, here), sensitive to others (`diffcse.method.edits`). Its view is dropout alone: the same tokens twice, and the
 Transformer's own dropout masks make the difference (Gao et al., 2021). The others change the second view's tokens as
 well; each is a small class with one contract, `view(ids, uniform) -> ids`, and a function of the sentence and its own
-random numbers alone.
+random numbers alone. `neighbours` alone reads more than a sentence: its two views are spans of one document (`spans`).
 
 Legend: `L` tokens of one sentence.
 """
@@ -106,8 +106,39 @@ def build_view(config: ViewConfig, special_ids: NDArray[np.int64]) -> View:
         "cropping": Cropping(ratio=ratio, special_ids=special_ids),
         "deletion": Deletion(ratio=ratio, special_ids=special_ids),
         "shuffling": Shuffling(ratio=ratio, special_ids=special_ids),
+        "neighbours": Unchanged(),  # the spans are two texts already; a document of one sentence is seen twice
     }
     return kinds[config.view]
+
+
+def spans(count: int, uniform: NDArray[np.float64], *, longest: int, window: int = 0) -> tuple[slice, slice]:
+    """Two spans of consecutive sentences of a document that do not overlap, in random order.
+
+    Which words two passages of one document share, and which they do not, says what the document is about; so the
+    vectors learn its topic and leave out what is said in passing (Giorgi et al., 2021; Izacard et al., 2022).
+
+    Args:
+        count: sentences of the document; with one, both spans are that sentence.
+        uniform: numbers from `masking.uniforms`, (2, 4).
+        longest: most sentences of a span.
+        window: consecutive sentences that both spans are drawn from; 0 for all.
+
+    >>> spans(9, np.full((2, 4), 0.5), longest=3)
+    (slice(2, 4, None), slice(4, 6, None))
+    """
+    if count == 1:
+        return slice(0, 1), slice(0, 1)
+    sizes, places = uniform
+    first = 0
+    if 0 < window < count:
+        first, count = int(sizes[3] * (count - window + 1)), window
+    a = 1 + int(sizes[0] * min(longest, count - 1))
+    b = 1 + int(sizes[1] * min(longest, count - a))
+    # The sentences in neither span lie before, between and behind them: two cuts of their number say how many where.
+    before, between = sorted(int(place * (count - a - b + 1)) for place in places[:2])
+    start, other = first + before, first + a + between
+    chosen = slice(start, start + a), slice(other, other + b)
+    return chosen if sizes[2] < 0.5 else chosen[::-1]
 
 
 def views(columns: Sequence[NDArray[np.int64]], view: View, uniform: NDArray[np.float64]) -> list[NDArray[np.int64]]:

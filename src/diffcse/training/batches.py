@@ -6,6 +6,7 @@ tokens of the longest sentence in the batch, `K` tokens of the longest draft.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,10 +60,18 @@ class Collator:
         edits: how sentences are edited; None where none is.
         seed: with (epoch, example, view) it decides every view and draft.
         view: how the second view is made; None for the same tokens.
+        keys: number of each example's document, (N,) int64; None where examples are not spans of documents.
     """
 
-    def __init__(self, tokenizer: Any, edits: EditConfig | None, seed: int, view: ViewConfig | None = None) -> None:
-        self.pad_id, self.seed = int(tokenizer.pad_token_id), seed
+    def __init__(
+        self,
+        tokenizer: Any,
+        edits: EditConfig | None,
+        seed: int,
+        view: ViewConfig | None = None,
+        keys: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.pad_id, self.seed, self.keys = int(tokenizer.pad_token_id), seed, keys
         special_ids = np.array(sorted(set(tokenizer.all_special_ids)))
         prompt = Prompt.of(tokenizer)
         self.view = build_view(view or ViewConfig(), special_ids)
@@ -84,10 +93,14 @@ class Collator:
         """The tensors of a batch.
 
         input_ids, attention_mask: (B, S, L). With edits also masked_ids, chosen, draws: (B, D, K). Where a draft is not
-        the sentence itself with some tokens masked, also aligned_ids and draft_mask, (B, D, K).
+        the sentence itself with some tokens masked, also aligned_ids and draft_mask, (B, D, K). With spans of documents
+        also identity, (B, 1 + S): numbers of the document and of each view's tokens.
         """
         rows, after = self._views(examples)
         batch = {"input_ids": _padded(rows, self.pad_id, np.int64), "attention_mask": _ones(rows)}
+        if self.keys is not None:
+            numbers = [[self.keys[e[1]], *map(number_of, row)] for e, row in zip(examples, rows, strict=True)]
+            batch["identity"] = np.array(numbers, dtype=np.int64)
         if self.edits is not None:
             drafts = [
                 self._drafts(epoch, example, row, following)
@@ -125,6 +138,12 @@ class Collator:
             for purpose, sentences in texts[self.edits.edited_text]
             for view, ids in enumerate(sentences)
         ]
+
+
+def number_of(content: NDArray[np.int64] | str) -> int:
+    """A 64-bit digest of token ids or of a text: equal contents have equal numbers, others all but surely not."""
+    raw = content.encode() if isinstance(content, str) else content.tobytes()
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little", signed=True)
 
 
 def _padded(rows: list[list[NDArray[Any]]], fill: Any, dtype: Any) -> NDArray[Any]:

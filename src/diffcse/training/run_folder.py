@@ -48,6 +48,7 @@ class RunFolder:
         sources: list[str],
         columns: Sequence[str] | None = None,
         may_change: Sequence[str] = (),
+        defaults: dict[str, Any] | None = None,
     ) -> RunFolder:
         """Check that a run may write into `folder`: new, empty, or with an interrupted run of the same settings.
 
@@ -59,6 +60,7 @@ class RunFolder:
             sources: where its text comes from.
             columns: columns of a table.
             may_change: settings that a longer run may change; it resumes from the last checkpoint.
+            defaults: what a run of an earlier version, which did not have some setting, ran with.
 
         Raises:
             UserError: for a folder that holds something else, is finished, or cannot be written.
@@ -77,7 +79,7 @@ class RunFolder:
             raise UserError(f"output {folder}", "a folder", "a file", "choose another name")
         former = run._former()
         if former is not None:
-            run._check_same(former, may_change)
+            run._check_same(_with_defaults(former, defaults or {}), may_change)
         elif folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"output {folder}", "new or empty", "a folder with other files", "choose another folder")
         place = _existing(folder)
@@ -232,6 +234,16 @@ def _text_digest(rows: Any) -> str:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _with_defaults(about: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """With the settings, in their sections, that a run of an earlier version did not know."""
+    former = about.get("settings", {})
+    filled = {
+        name: {**value, **former.get(name, {})} if isinstance(value, dict) else former.get(name, value)
+        for name, value in defaults.items()
+    }
+    return {**about, "settings": {**former, **filled}}
 
 
 def _without(about: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -127,6 +127,9 @@ def _fitted(config: Config, model: SentenceTransformer) -> Config:
     ):
         if value != off:
             raise UserError(name, f"{off} in DiffCSELoss", value, "use diffcse train, which has it")
+    if config.views.view == "neighbours":
+        do = "give two spans of a document as two columns, or use diffcse train"
+        raise UserError("view", "another than neighbours in DiffCSELoss, which sees no documents", "neighbours", do)
     pooler = own_pooler(model)
     limit = min(model.max_seq_length or config.training.max_tokens, model.tokenizer.model_max_length)
     return dataclasses.replace(

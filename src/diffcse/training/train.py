@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 
 from diffcse.config import Config
 from diffcse.errors import UserError
+from diffcse.files import digest
 from diffcse.kernels.gradient_cache import require_repeatable_dropout
 from diffcse.kernels.memory import freed_memory_kept
 from diffcse.method.edits import MlmEdit
@@ -38,9 +40,13 @@ from diffcse.training.criteria import Best, Criterion, KeepBest
 from diffcse.training.keep_weights import KeepForMean, Mean, mean_weights
 from diffcse.training.networks import Networks, load_networks
 from diffcse.training.run_folder import RunFolder
+from diffcse.training.spans import DocumentReport, Spans, check_documents, report
 from diffcse.training.trainer import EpochOrder, GracefulStop, MetricsFile, SafeTrainer
 
 _SENTENCES_FOR_LABEL_FREE = 1024
+
+Sources: TypeAlias = str | Path | Sequence[str | Path] | datasets.Dataset
+"""Files and the like; or, with view neighbours, documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,7 @@ class TrainResult:
         finished: False if the run was interrupted; the same command resumes it.
         step: optimiser step it ended at.
         best: what was kept and why; None where the last step was kept, and in all but the first process.
-        read: what was read and skipped.
+        read: what was read and skipped; its `summary()` says it in one line.
         seconds: wall time of this call.
     """
 
@@ -60,28 +66,32 @@ class TrainResult:
     finished: bool
     step: int
     best: Best | Mean | None
-    read: ReadReport
+    read: ReadReport | DocumentReport
     seconds: float
 
 
 def train(
-    sources: str | Path | Sequence[str | Path],
+    sources: Sources,
     output: str | Path,
     config: Config,
     *,
     columns: Sequence[str] | None = None,
     criterion: Criterion | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     cache_dir: Path | None = None,
     console: Console | None = None,
 ) -> TrainResult:
     """Train on unlabelled text and save a SentenceTransformer folder; resumes an interrupted run of the same settings.
 
     Args:
-        sources: one or more text files, tables, globs, or a Hub dataset (see `diffcse.text.dataset.read_texts`).
+        sources: one or more text files, tables, globs, or a Hub dataset (see `diffcse.text.dataset.read_texts`). With
+            view neighbours they are read as documents (see `diffcse.text.documents.read_documents`), or are documents
+            already: what `read_documents` returns, or a dataset with its columns `key` and `sentences`.
         output: folder for the model; new, empty, or holding an interrupted run of the same settings.
         config: all settings (see `diffcse.config.build`).
         columns: names of one (sentences), two (pairs) or three (pairs with a hard negative) columns of a table.
-        criterion: what chooses the best checkpoint where labelled data are at hand (STS-B dev, say).
+        criterion: what chooses the best checkpoint where labelled data are available (STS-B dev, say).
+        callbacks: the Trainer's; the `model` that they are called with has the trained Transformer as `encoder`.
         cache_dir: where tokenised text is kept between runs.
         console: where progress is shown; None shows nothing.
 
@@ -90,27 +100,28 @@ def train(
         NonFiniteLoss: for a loss that is not a number, before the optimiser step.
     """
     began = time.perf_counter()
-    output, sources = Path(output), [sources] if isinstance(sources, str | Path) else sources
+    output, text = Path(output), Text.of(sources, columns, config)
     check_precision(config)
     check_processes(config)
     check_loggers(config.training.report_to)
     set_seed(config.training.seed)
     torch.set_flush_denormal(True)
-    run = RunFolder.look(output, config.as_dict(), [str(source) for source in sources], columns)
+    run = RunFolder.look(output, config.as_dict(), text.names(), columns, defaults=Config().as_dict())
     networks = load_networks(config)
     check_positions(networks, config)
     config = networks.settle(config)
-    rows, read = read_texts(sources, columns=columns, cache_dir=cache_dir)
-    dataset = tokenised(rows, networks, config, cache_dir, console)
-    check_size(dataset, config)
-    check_columns(len(dataset.columns), config)
+    rows, read = text.read(cache_dir)
+    check_size(len(rows), config)
+    dataset = examples(rows, networks, config, cache_dir, console)
     run.check_text(rows)
     model = build_model(networks, config)
     run.check_space(model, config.training.average_checkpoints)
     encoder = networks.model
-    chosen = choose_criterion(config, criterion, rows["text0"])
+    chosen = choose_criterion(config, criterion, first_sentences(rows))
     run.claim(rows)  # last, so that a refused command leaves nothing behind
     trainer = build_trainer(model, dataset, networks.tokenizer, run, config, console)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     keep = keeper(chosen, encoder, trainer, run, config)
     if keep is not None:
         trainer.add_callback(keep)
@@ -132,21 +143,89 @@ def train(
     )
 
 
-def tokenised(
-    rows: Any, networks: Networks, config: Config, cache_dir: Path | None, console: Console | None
-) -> Examples:
-    """The text as token ids, with the sentence after each where that is edited."""
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """What a run is trained on, before it is read.
+
+    Attributes:
+        sources: names of files and the like; None where `documents` are there already.
+        documents: a dataset of documents; None where they are to be read.
+        lines: what was said when the documents were read.
+        columns: the columns of a table.
+        neighbours: whether the sources are read as documents.
+    """
+
+    sources: Sequence[str | Path] | None
+    documents: datasets.Dataset | None
+    lines: Sequence[str]
+    columns: Sequence[str] | None
+    neighbours: bool
+
+    @classmethod
+    def of(cls, sources: Sources, columns: Sequence[str] | None, config: Config) -> Text:
+        """Tell names from documents.
+
+        Raises:
+            UserError: documents for another view than neighbours, or more than one column of them.
+        """
+        neighbours = config.views.view == "neighbours"
+        if neighbours and columns is not None and len(columns) > 1:
+            got = ", ".join(columns)
+            raise UserError("columns", "one, the documents' text, with view neighbours", got, "name one column")
+        documents, lines = None, ()
+        names: Sequence[str | Path] | None = None
+        if isinstance(sources, datasets.Dataset):
+            documents = sources
+        else:
+            names = [sources] if isinstance(sources, str | Path) else sources
+        if documents is None and neighbours:
+            raise UserError("sources", "documents from Python with view neighbours", "files", "read them first")
+        if documents is not None and not neighbours:
+            raise UserError("view", "neighbours where the sources are documents", config.views.view, "set view")
+        return cls(sources=names, documents=documents, lines=lines, columns=columns, neighbours=neighbours)
+
+    def names(self) -> list[str]:
+        """What the run's folder remembers: the sources, or a digest of the documents' keys."""
+        if self.documents is None:
+            return [str(source) for source in self.sources or ()]
+        return [f"{len(self.documents)} documents, {digest(list(self.documents['key']))}"]
+
+    def read(self, cache_dir: Path | None) -> tuple[datasets.Dataset, ReadReport | DocumentReport]:
+        """The rows, sentences or documents, and what became of what was read."""
+        if not self.neighbours:
+            return read_texts(self.sources or (), columns=self.columns, cache_dir=cache_dir)
+        assert self.documents is not None
+        check_documents(self.documents)
+        return self.documents, report(self.documents, self.lines)
+
+
+def examples(
+    rows: datasets.Dataset, networks: Networks, config: Config, cache_dir: Path | None, console: Console | None
+) -> Examples | Spans:
+    """Sentences as token ids, with the sentence after each where that is edited; or documents as spans."""
     limit = config.training.max_tokens
+    if config.views.view == "neighbours":
+        return Spans(rows, networks.tokenizer, config.views, max_tokens=limit, seed=config.training.seed)
     with counting(console, "tokenise", len(rows)) as show:
         tokens = tokenise(rows, networks.tokenizer, max_tokens=limit, cache_dir=cache_dir, on_progress=show)
-    return Examples(tokens, with_next=config.has_edits and config.edits.edited_text != "same")
+    dataset = Examples(tokens, with_next=config.has_edits and config.edits.edited_text != "same")
+    check_columns(len(dataset.columns), config)
+    return dataset
+
+
+def first_sentences(rows: datasets.Dataset) -> list[str]:
+    """What the criterion without labels looks at: the first sentences, or the first one of the first documents."""
+    first = rows[:_SENTENCES_FOR_LABEL_FREE]
+    if "sentences" in first:
+        return [sentences[0] for sentences in first["sentences"]]
+    return list(first["text0"])
 
 
 def choose_criterion(config: Config, labelled: Criterion | None, sentences: Sequence[str]) -> Criterion | None:
     """What chooses the checkpoint, or None to keep the last one."""
     wanted = config.training.select_by
     if wanted == "label-free":
-        return criteria.label_free(list(sentences[:_SENTENCES_FOR_LABEL_FREE]), config.training.seed)
+        return criteria.label_free(list(sentences), config.training.seed)
     if wanted == "stsb" and labelled is None:
         raise UserError(
             "select_by stsb", "given with STS-B dev data", "no data", "add --senteval FOLDER or use label-free"
@@ -167,11 +246,11 @@ def check_precision(config: Config) -> None:
         raise UserError("precision", "fp32 or bf16 on a CPU", "fp16", "use fp32")
 
 
-def check_size(dataset: Examples, config: Config) -> None:
+def check_size(count: int, config: Config) -> None:
     """At least one full batch; a smaller one would not hold the negatives that were asked for."""
-    size = config.training.batch_size
-    if len(dataset) < size:
-        raise UserError("batch_size", f"at most the number of sentences ({len(dataset)})", size, "lower batch_size")
+    size, noun = config.training.batch_size, "documents" if config.views.view == "neighbours" else "sentences"
+    if count < size:
+        raise UserError("batch_size", f"at most the number of {noun} ({count})", size, "lower batch_size")
 
 
 def check_processes(config: Config) -> None:
@@ -250,7 +329,12 @@ def build_model(networks: Networks, config: Config) -> DiffCSEModel:
 
 
 def build_trainer(
-    model: DiffCSEModel, dataset: Examples, tokenizer: Any, run: RunFolder, config: Config, console: Console | None
+    model: DiffCSEModel,
+    dataset: Examples | Spans,
+    tokenizer: Any,
+    run: RunFolder,
+    config: Config,
+    console: Console | None,
 ) -> SafeTrainer:
     """The trainer with its order, its batches and what it reports to."""
     settings = config.training
@@ -266,7 +350,9 @@ def build_trainer(
         trainer_arguments(run.checkpoints, config),
         dataset=dataset,
         order=EpochOrder(len(dataset), settings.seed),
-        collate=Collator(tokenizer, edits, settings.seed, config.views),
+        collate=Collator(
+            tokenizer, edits, settings.seed, config.views, dataset.keys if isinstance(dataset, Spans) else None
+        ),
         callbacks=callbacks,
         learning_rates={"discriminator.": settings.discriminator_learning_rate or settings.learning_rate},
     )
