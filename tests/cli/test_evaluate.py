@@ -103,7 +103,7 @@ def test_own_pairs_alone_and_beside_tasks(data: Path, model: str, tmp_path: Path
     rows = [f"{a},{b},{i % 5}" for i, (a, b) in enumerate(zip(tiny.WORDS, tiny.WORDS[1:], strict=False))]
     (tmp_path / "p.csv").write_text("left,right,gold\n" + "\n".join(rows))
     options = ("--pairs", tmp_path / "p.csv", "--columns", "left, right ,gold", "--json", tmp_path / "r.json")
-    assert "Own pairs (" in run(model, *options).stdout
+    assert "Your own pairs, x 100" in run(model, *options).stdout
     alone = json.loads((tmp_path / "r.json").read_text())
     assert alone["tasks"] == {} and set(alone["pairs"]) == {"spearman", "pearson", "pairs"}
     run(model, *options, "--senteval", data, "--tasks", "STS13")

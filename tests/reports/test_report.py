@@ -131,7 +131,7 @@ def test_the_numbers_of_the_results_and_the_published_ones(shown: Page, found: d
 def test_every_subset_recall_and_own_pairs(shown: Page, found: dict[str, Any]) -> None:
     msrpar = found["tasks"]["STS12"]["subsets"]["MSRpar"]
     expected = ["STS12", "MSRpar", f"{100 * msrpar['spearman']:.2f}", f"{100 * msrpar['pearson']:.2f}", "66"]
-    assert expected in [row[1:] for row in shown.rows]
+    assert expected in shown.rows
     assert f"{100 * found['analyses']['retrieval']['recall@1']:.2f}" in shown.text
     assert [f"{100 * found['pairs']['spearman']:.2f}", f"{100 * found['pairs']['pearson']:.2f}", "66"] in [
         row[1:] for row in shown.rows
@@ -194,13 +194,13 @@ def test_what_is_missing_names_the_command_that_brings_it(tmp_path: Path, found:
     assert "diffcse evaluate MODEL --senteval FOLDER --tasks transfer --json RESULTS.json" in shown.text
     assert "diffcse evaluate MODEL --senteval FOLDER --analyses --json RESULTS.json" in shown.text
     assert "diffcse report RESULTS.json RUN_FOLDER -o report.html" in shown.text
-    assert "50.00*" in shown.row(bare["model"]) and "without STS-B" in shown.text
-    assert "Left out: STSBenchmark: no file" in shown.text
+    assert "50.00*" in shown.row(bare["model"]) and "without STSBenchmark" in shown.text
+    assert "left out: STSBenchmark: no file" in shown.text
 
 
 def test_results_without_neighbours_say_so(tmp_path: Path, found: dict[str, Any]) -> None:
     analyses = {key: value for key, value in found["analyses"].items() if key != "neighbours"}
-    assert "These results hold none." in page(tmp_path, {**found, "analyses": analyses}).text
+    assert "Not measured. To show the nearest neighbours, " in page(tmp_path, {**found, "analyses": analyses}).text
 
 
 def test_a_comparison(tmp_path: Path, planned: Plan, found: dict[str, Any]) -> None:
@@ -236,11 +236,34 @@ def test_the_same_bytes_again_and_figures_as_files(
     assert (figures / "scores-sts.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_results_that_were_edited(tmp_path: Path, found: dict[str, Any]) -> None:
-    for broken in ({"analyses": {"alignment": 1}}, {"tasks": {"STS12": 3}}, {"pairs": {}}):
-        with pytest.raises(UserError, match=r"the results must be as diffcse evaluate --json writes them; got .*Error"):
-            page(tmp_path, {**found, **broken})
-        assert not (tmp_path / "report.html").exists()
+EDITED = [
+    ({"analyses": {"alignment": 1}}, r"models\.0\.analyses without data"),
+    ({"analyses": None}, r"models\.0\.analyses is no object"),
+    ({"tasks": {"STS12": 3}}, r"models\.0\.tasks\.STS12 is no object"),
+    ({"tasks": {"STS12": {"spearman": "high"}}}, r"models\.0\.tasks\.STS12\.spearman is 'high'"),
+    ({"pairs": {}}, r"models\.0\.pairs without spearman"),
+    ({"problems": "none"}, r"models\.0\.problems is no list"),
+    ({"mode": "train"}, "mode is 'train'"),
+    ({"complete": {"sts": 1, "transfer": True}}, r"models\.0\.complete\.sts is 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "fault"), EDITED)
+def test_results_that_were_edited(tmp_path: Path, found: dict[str, Any], change: dict[str, Any], fault: str) -> None:
+    with pytest.raises(UserError, match=f"r.json must be results of an evaluation; got {fault}; write it with"):
+        page(tmp_path, {**found, **change})
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_edited_comparison(tmp_path: Path, found: dict[str, Any]) -> None:
+    good = {"baseline": "a", "resamples": 9, "tasks": {}, "average": None}
+    for change, fault in (
+        ({"average": {"a": {"spearman": 1}}}, r"comparison\.average\.a without interval"),
+        ({"tasks": {"STS12": {"a": {"spearman": 1, "interval": [1]}}}}, r"interval is no list of two"),
+        ({"resamples": None}, r"comparison\.resamples is None"),
+    ):
+        with pytest.raises(UserError, match=f"must be results of an evaluation; got .*{fault}"):
+            page(tmp_path, {"models": [found], "comparison": {**good, **change}})
 
 
 def test_runs_are_named_apart_and_broken_lines_left_out(tmp_path: Path, run_folder: Path) -> None:
@@ -262,9 +285,16 @@ def test_bad_input(tmp_path: Path, found: dict[str, Any]) -> None:
             read_report(path, runs)
 
     refused("bad.json must be a file that can be read; got No such file.*write it with: diffcse evaluate", None)
-    refused("bad.json must be results of an evaluation; got no JSON", "{")
-    for other in ("[]", "3", "{}", '{"models": []}', '{"model": "x", "tasks": {}}'):
-        refused("bad.json must be results of an evaluation; got other JSON", other)
+    refused(r"bad.json must be readable \(its bad.json is not\); got Expecting.*write it with: diffcse evaluate", "{")
+    for other in ("[]", "3"):
+        refused(r"bad.json must be readable \(its bad.json holds no object\); got (list|int)", other)
+    for other, fault in (
+        ("{}", r"models\.0 without model"),
+        ('{"models": []}', "no models"),
+        ('{"models": 3}', "models is no list"),
+        ('{"model": "x", "tasks": {}}', r"models\.0 without mode"),
+    ):
+        refused(f"bad.json must be results of an evaluation; got {fault}", other)
     refused("metrics.jsonl must be the log of a training run; got .*No such file", json.dumps(found), tmp_path)
     (tmp_path / "metrics.jsonl").write_text("nothing\n")
     refused("metrics.jsonl must be the log of a training run; got no line with a step", json.dumps(found), tmp_path)

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from diffcse.evaluation.suite import Plan
     from diffcse.evaluation.tasks import ScoredPairs
 
-_WIDTH_OF_A_FILE = 140
-"""Columns of a table that goes into a file or a pipe, where nobody's window limits it."""
-
 
 def evaluate(
     models: Annotated[
@@ -127,7 +124,7 @@ def search_collections(models: Sequence[str], folders: Sequence[Path], options: 
     from diffcse.cli.quiet import quiet_libraries
     from diffcse.evaluation.judged import compare_on, read_collections
     from diffcse.evaluation.load import load_encoder
-    from diffcse.reports import tables
+    from diffcse.reports import tables, terminal
 
     collections = read_collections(folders)
     quiet_libraries()
@@ -135,9 +132,7 @@ def search_collections(models: Sequence[str], folders: Sequence[Path], options: 
     out, err = Console(), Console(stderr=True)
     with err.status("searching") as status:
         rows = compare_on(collections, encoders, lambda what: status.update(f"searching {what}"))
-    if not out.is_terminal:
-        out.width = max(out.width, _WIDTH_OF_A_FILE)
-    out.print(tables.retrieval_table(rows, first=models[0]))
+    terminal.show(out, tables.retrieval_table(rows, first=models[0]))
     if json is not None:
         write_json(json, {"retrieval": rows})
 
@@ -231,19 +226,12 @@ def show(results: list[dict[str, Any]], comparison: dict[str, Any] | None, *, pu
     """Tables on stdout; what was left out or cut on stderr."""
     from rich.console import Console
 
-    from diffcse.reports import tables
+    from diffcse.reports import tables, terminal
 
     out, err = Console(), Console(stderr=True)
-    if not out.is_terminal:
-        out.width = max(out.width, _WIDTH_OF_A_FILE)
-    for table in tables.result_tables(results, published=published):
-        out.print(table)
-    for one in results:
-        for table in tables.further_tables(one, details=details):
-            out.print(table)
-        _say(err, tables.notes(one))
-    if comparison is not None:
-        out.print(tables.comparison_table(comparison))
+    terminal.show(out, *tables.all_tables(results, comparison, published=published, details=details))
+    for result in results:
+        _say(err, tables.notes(result))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -170,6 +170,7 @@ def show(
     """Print the tables, and write the figures and the picture if asked for."""
     from rich.console import Console
 
+    from diffcse.reports import terminal
     from diffcse.sweeps import report as sweep_report
 
     chosen = sweep_report.choose_metric(results, metric)
@@ -177,10 +178,9 @@ def show(
     if not 1 <= against <= len(found):
         raise UserError("against", f"a row of the table, 1 to {len(found)}", against, "choose one of them")
     compared = sweep_report.pairs(found, found[against - 1])
-    console = Console()
-    console.print(groups_table(found, chosen, published))
-    if compared:
-        console.print(pairs_table(compared, chosen))
+    tables = [sweep_report.groups_table(found, chosen, published)]
+    tables += [sweep_report.pairs_table(compared, chosen)] if compared else []
+    terminal.show(Console(), *tables)
     if json is not None:
         _write_json(json, chosen, found, compared)
     if plot is not None:
@@ -196,50 +196,3 @@ def _write_json(path: Path, metric: str, found: Sequence[Group], compared: Seque
     rows = [{"name": group.name, **dataclasses.asdict(group)} for group in found]
     content = {"metric": metric, "settings": rows, "compared": [dataclasses.asdict(pair) for pair in compared]}
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def groups_table(found: Sequence[Group], metric: str, published: dict[str, float] | None) -> Any:
-    """One row a setting; scores x100, losses as they are."""
-    from rich.table import Table
-
-    scale = _scale(metric)
-    table = Table(title=f"{metric}{' x100' if scale > 1 else ''}: over seeds")
-    table.add_column("")
-    for head in ("setting", "runs", "mean", "sd", "95% interval", "best of 3", "best of 5"):
-        table.add_column(head, justify="left" if head == "setting" else "right")
-    if published:
-        table.add_column("published", justify="right")
-    for row, group in enumerate(found, 1):
-        runs = f"{len(group.scores)}" + (f" ({group.failed} missing)" if group.failed else "")
-        spread = "" if group.deviation is None else f"{group.deviation * scale:.2f}"
-        best = [f"{group.best_of[k] * scale:.2f}" if k in group.best_of else "" for k in (3, 5)]
-        cells = [str(row), group.name, runs, f"{group.mean * scale:.2f}", spread, _range(group.interval, scale), *best]
-        table.add_row(*cells, *([f"{published.get(group.name, '')}"] if published else []))
-    return table
-
-
-def pairs_table(compared: Sequence[Paired], metric: str) -> Any:
-    """One row a setting: its difference to the one that all are compared with."""
-    from rich.table import Table
-
-    scale = _scale(metric)
-    table = Table(title=f"against: {compared[0].against} (same seeds)")
-    for head in ("setting", "seeds", "difference", "95% interval", "p"):
-        table.add_column(head, justify="left" if head == "setting" else "right")
-    for pair in compared:
-        p = "" if pair.p is None else f"{pair.p:.3f}"
-        table.add_row(
-            pair.name, str(pair.seeds), f"{pair.difference * scale:+.2f}", _range(pair.interval, scale, sign=True), p
-        )
-    return table
-
-
-def _scale(metric: str) -> float:
-    return 1.0 if metric == "train loss" else 100.0
-
-
-def _range(interval: tuple[float, float] | None, scale: float, *, sign: bool = False) -> str:
-    if interval is None:
-        return ""
-    low, high = (value * scale for value in interval)
-    return f"{low:+.2f} to {high:+.2f}" if sign else f"{low:.2f} to {high:.2f}"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
-from rich.table import Table
 from sentence_transformers import SentenceTransformer
 
 from diffcse.config import BUNDLED, build
@@ -16,6 +15,8 @@ from diffcse.errors import UserError
 from diffcse.evaluation.retrieval import RetrievalScores, retrieval
 from diffcse.files import write_atomic
 from diffcse.persistence.load import load_encoder
+from diffcse.reports import terminal
+from diffcse.reports.table import Table
 from diffcse.text.docstrings import DocText, collect
 from diffcse.training.networks import resolve
 from diffcse.training.run_folder import is_finished
@@ -63,7 +64,7 @@ def demo(folder: Path, *, steps: int, seed: int, console: Console) -> DemoResult
     for objective, name in (("simcse", "SimCSE"), ("diffcse", "DiffCSE")):
         trained = run(objective, lines, folder, steps, seed, console)
         scores[name] = retrieval(trained, text.pairs)
-    console.print(scores_table(scores, steps))
+    terminal.show(console, scores_table(scores, steps))
     show_searches(folder / "diffcse", text, console)
     return DemoResult(scores=scores, model=folder / "diffcse")
 
@@ -98,16 +99,13 @@ def run(objective: str, lines: Path, folder: Path, steps: int, seed: int, consol
 def scores_table(scores: dict[str, RetrievalScores], steps: int) -> Table:
     """The comparison."""
     pairs = next(iter(scores.values())).queries
-    table = Table(
-        title=f"A summary finds the next sentence of its description among {pairs} (packages not trained on)",
-        caption=f"SimCSE and DiffCSE: the same start, seed and {steps} steps. MRR: mean of 1 / rank.",
+    figures = {name: (score.mrr, score.recall_at_1, score.recall_at_10) for name, score in scores.items()}
+    return Table(
+        title=f"A summary finds the next sentence of its description among {pairs} (packages not trained on), x 100",
+        columns=("encoder", "MRR", "recall@1", "recall@10"),
+        rows=[(name, *(f"{100 * value:.1f}" for value in values)) for name, values in figures.items()],
+        notes=(f"SimCSE and DiffCSE: the same start, seed and {steps} steps. MRR: mean of 1 / rank.",),
     )
-    table.add_column("encoder")
-    for name in ("MRR", "recall@1", "recall@10"):
-        table.add_column(name, justify="right")
-    for name, score in scores.items():
-        table.add_row(name, *(f"{100 * value:.1f}" for value in (score.mrr, score.recall_at_1, score.recall_at_10)))
-    return table
 
 
 def show_searches(model: Path, text: DocText, console: Console) -> None:

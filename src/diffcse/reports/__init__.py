@@ -1,5 +1,6 @@
 """Results as tables, figures and a page.
 
-tables: on a terminal. figures: with matplotlib. page, report: one self-contained page. published: the literature's
-numbers. model_index: results in a model's README.md.
+table: a table before anybody prints it. terminal, page: its two printers. tables: an evaluation's tables. picture,
+figures: pictures, drawn with matplotlib. form, report: an evaluation's results checked and shown on a page. published:
+the literature's numbers. model_index: results in a model's README.md.
 """

@@ -1,7 +1,7 @@
 """The figures of a report, drawn with matplotlib from results and training logs.
 
 Each is small, one idea, so that it can be read on a phone; a page lays several side by side. Colours come from one
-list, so that the page can exchange them for those of a dark background (`page.picture`).
+list (`picture`), so that the page can exchange them for those of a dark background.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffcse.errors import MissingExtra
+from diffcse.reports.picture import FAINT, GRID, INK, SERIES, Picture
 
 try:
     import matplotlib
@@ -22,10 +23,6 @@ try:
     from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise MissingExtra("matplotlib", "matplotlib", "plots") from error
-
-INK, FAINT, GRID = "#222222", "#777777", "#dddddd"
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#8c6d00", "#3399cc")
-"""Told apart by people with any colour vision (after Okabe & Ito, 2008)."""
 
 _WIDTH_INCHES = 4.2
 _STYLES = ("-", "--")
@@ -59,21 +56,6 @@ _RC: Any = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A figure and what is said about it.
-
-    Attributes:
-        name: of its files.
-        title: what it shows, for those who do not see it.
-        figure: of matplotlib.
-    """
-
-    name: str
-    title: str
-    figure: Figure
-
-
-@dataclass(frozen=True, kw_only=True)
 class Run:
     """The log of one training run.
 
@@ -102,6 +84,8 @@ def fitting(label: str, most: int = 46) -> str:
 
 def to_svg(picture: Picture, *, transparent: bool = False) -> bytes:
     """The figure as SVG, its text as text; the same bytes every time."""
+    if isinstance(picture.figure, str):
+        return picture.figure.encode()
     return _saved(picture, "svg", metadata={"Date": None}, transparent=transparent)
 
 
@@ -111,10 +95,12 @@ def to_png(picture: Picture) -> bytes:
 
 
 def _saved(picture: Picture, kind: str, **options: Any) -> bytes:
-    made = io.BytesIO()
+    if isinstance(picture.figure, str):
+        raise TypeError(f"the picture {picture.name} is SVG text already")
+    file = io.BytesIO()
     with matplotlib.rc_context(_RC):
-        picture.figure.savefig(made, format=kind, **options)
-    return made.getvalue()
+        picture.figure.savefig(file, format=kind, **options)
+    return file.getvalue()
 
 
 def _new(title: str, height: float = 2.7) -> tuple[Figure, Axes]:
@@ -153,16 +139,16 @@ def scores(
     return Picture(name=name, title=title, figure=figure)
 
 
-def histogram(name: str, model: str, found: Mapping[str, Any]) -> Picture:
+def histogram(name: str, model: str, counted: Mapping[str, Any]) -> Picture:
     """Cosines of sentence pairs, one row for each range of gold scores, with the mean of each.
 
     Args:
         name: of the files.
         model: whose cosines they are.
-        found: `edges` and `counts`, from `analysis.histogram`.
+        counted: `edges` and `counts`, from `analysis.histogram`.
     """
-    edges = np.array(found["edges"], dtype=float)
-    counts = {level: np.array(values, dtype=float) for level, values in found["counts"].items()}
+    edges = np.array(counted["edges"], dtype=float)
+    counts = {level: np.array(values, dtype=float) for level, values in counted["counts"].items()}
     together = sum(counts.values())
     used = np.flatnonzero(together)
     low, high = (edges[max(used[0] - 1, 0)], edges[used[-1] + 1]) if len(used) else (-1.0, 1.0)
@@ -235,11 +221,11 @@ def training(runs: Sequence[Run]) -> list[Picture]:
     """
     chosen_by = sorted({key for run in runs for line in run.lines for key in line if _is_score(line, key)})
     panels = [(f"score-{key}", f"Score that chooses the checkpoint: {key}", {key: ""}) for key in chosen_by]
-    made = []
+    pictures = []
     for name, title, keys in (*panels, *_PANELS):
         if any(key in line for run in runs for line in run.lines for key in keys):
-            made.append(_curves(f"training-{name}", title, runs, keys))
-    return made
+            pictures.append(_curves(f"training-{name}", title, runs, keys))
+    return pictures
 
 
 def _is_score(line: Mapping[str, float], key: str) -> bool:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from diffcse.errors import UserError
 from diffcse.evaluation.statistics import bootstrap, randomisation
+from diffcse.reports import table
+from diffcse.reports.table import Table
 from diffcse.sweeps.results import Result
 
 RESAMPLES = 9_999
@@ -167,6 +169,44 @@ def _paired(group: Group, against: Group) -> Paired:
     )
 
 
+def groups_table(found: Sequence[Group], metric: str, published: Mapping[str, float] | None = None) -> Table:
+    """One row a setting; scores x 100, losses as they are.
+
+    Args:
+        found: the settings, from `groups`.
+        metric: what they are compared by.
+        published: published scores (x 100) by setting, in a column of their own.
+    """
+    scale = _scale(metric)
+    rows = []
+    for number, group in enumerate(found, 1):
+        runs = f"{len(group.scores)}" + (f" ({group.failed} missing)" if group.failed else "")
+        spread = "" if group.deviation is None else f"{group.deviation * scale:.2f}"
+        best = [f"{group.best_of[k] * scale:.2f}" if k in group.best_of else "" for k in _BEST_OF]
+        figures = f"{group.mean * scale:.2f}", spread, table.interval(group.interval, scale=scale)
+        last = (f"{published.get(group.name, '')}",) if published else ()
+        rows.append((str(number), group.name, runs, *figures, *best, *last))
+    columns = ("", "setting", "runs", "mean", "sd", "95% interval", *(f"best of {k}" for k in _BEST_OF))
+    title = f"{metric}{' x 100' if scale > 1 else ''}: over seeds"
+    return Table(title=title, columns=columns + (("published",) if published else ()), rows=rows, words=2)
+
+
+def pairs_table(compared: Sequence[Paired], metric: str) -> Table:
+    """One row a setting: its difference to the setting that all are compared with."""
+    scale = _scale(metric)
+    rows = []
+    for pair in compared:
+        bounds = table.interval(pair.interval, scale=scale, sign=True)
+        p = "" if pair.p is None else f"{pair.p:.3f}"
+        rows.append((pair.name, str(pair.seeds), table.difference(pair.difference, scale=scale), bounds, p))
+    columns = ("setting", "seeds", "difference", "95% interval", "p")
+    return Table(title=f"against: {compared[0].against} (same seeds)", columns=columns, rows=rows)
+
+
+def _scale(metric: str) -> float:
+    return 1.0 if metric == LOSS else 100.0
+
+
 def plot(found: Sequence[Group], metric: str, path: Path, published: Mapping[str, float] | None = None) -> None:
     """Every run as a point, the mean and its interval beside it, as PNG, SVG or PDF by the file's name.
 
@@ -184,7 +224,7 @@ def plot(found: Sequence[Group], metric: str, path: Path, published: Mapping[str
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.45 * len(found)), layout="constrained")
-    scale = 1.0 if metric == LOSS else 100.0
+    scale = _scale(metric)
     for row, group in enumerate(found):
         axes.plot(np.array(group.scores) * scale, [row] * len(group.scores), "o", color="#8da0cb", alpha=0.7)
         low, high = group.interval or (group.mean, group.mean)
