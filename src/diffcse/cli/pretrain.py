@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from diffcse.cli.options import SOURCES, given_only, with_fields
-from diffcse.pretraining.config import PretrainConfig
+from diffcse.pretraining.config import PretrainConfig, pretrain_config
 
 
 def pretrain(
@@ -18,8 +18,11 @@ def pretrain(
     cache: Annotated[Optional[Path], typer.Option(help="Folder for the text that was read.")] = None,  # noqa: UP045
     **given: Any,
 ) -> None:
-    """Make a WordPiece tokenizer and a small BERT from plain text; the same command resumes an interrupted run."""
-    config = PretrainConfig(**given_only(given))
+    """Make a WordPiece tokenizer and a small BERT from plain text, or let an encoder read on (--encoder).
+
+    The same command resumes an interrupted run.
+    """
+    config = pretrain_config(**given_only(given))
     from rich.console import Console
 
     from diffcse.cli.quiet import quiet_libraries

@@ -95,7 +95,7 @@ def load_encoder(
     chosen = known_pooler(pooler)
     folder = _local_folder(name) or _download(name, revision, trust_remote_code)
     # A pooling layer that the checkpoint lacks is drawn at random: always the same, and not from the user's generator.
-    with hub_errors(name), _quietly(), torch.random.fork_rng(devices=[]):
+    with hub_errors(name), quietly(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if (folder / "modules.json").is_file():
             model = _load_sentence_transformer(folder, chosen, trust_remote_code)
@@ -189,7 +189,7 @@ def _advice(name: str, error: BaseException) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """No progress bars and no tables of unused weights: what matters of them is checked here."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from diffcse.config import BUNDLED
 from diffcse.errors import UserError
@@ -12,8 +13,15 @@ from diffcse.settings import Checked
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Checked):
-    """Size and schedule of a small masked language model."""
+    """Size and schedule of a small masked language model.
 
+    With `encoder` the network is there already and its sizes are left out here; `pretrain_config` gives the schedule
+    that suits.
+    """
+
+    encoder: str = ""
+    """Encoder to continue from, with its own tokenizer: a Hub name, a folder, `bundled` or `minilm`. The defaults are
+    then 650,000 tokens in batches of 2,048 at a learning rate of 3e-4, and 200 held out. Empty: a new network."""
     vocab_size: int = 8192
     """Entries of the WordPiece vocabulary (tokens)."""
     hidden_size: int = 256
@@ -60,6 +68,10 @@ class PretrainConfig(Checked):
         )
         self._need("mask_ratio", 0 < self.mask_ratio < 1, "between 0 and 1", "use 0.15 to 0.3")
         self._need("vocab_size", self.vocab_size <= 65_536, "at most 65536", "token ids are kept in 16 bits")
+        for name, value in _SIZES.items() if self.encoder else ():
+            self._need(
+                name, getattr(self, name) == value, "left out with an encoder, which has its own", "leave it out"
+            )
         if self.warmup_ratio + self.decay_ratio > 1:
             got = f"{self.warmup_ratio} + {self.decay_ratio}"
             raise UserError("warmup_ratio + decay_ratio", "at most 1", got, "lower one of them")
@@ -68,6 +80,25 @@ class PretrainConfig(Checked):
     def steps(self) -> int:
         """Optimiser steps that `total_tokens` make."""
         return math.ceil(self.total_tokens / self.batch_tokens)
+
+
+_SIZES = {
+    field.name: field.default
+    for field in fields(PretrainConfig)
+    if field.name in ("vocab_size", "hidden_size", "layers", "heads", "intermediate_size")
+}
+
+_CONTINUED = {"batch_tokens": 2048, "total_tokens": 650_000, "learning_rate": 3e-4, "held_out": 200}
+"""What suits a network that can read already: a short run at a lower rate."""
+
+
+def pretrain_config(**overrides: Any) -> PretrainConfig:
+    """Settings with the defaults that suit a new network, or with `encoder` those that suit one that can read already.
+
+    >>> pretrain_config().learning_rate, pretrain_config(encoder="minilm").learning_rate
+    (0.001, 0.0003)
+    """
+    return PretrainConfig(**{**(_CONTINUED if overrides.get("encoder") else {}), **overrides})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +24,24 @@ from rich.console import Console
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizer,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from diffcse.errors import Interrupted, UserError
 from diffcse.files import json_bytes, move_into
 from diffcse.kernels.memory import freed_memory_kept
 from diffcse.method.masking import IGNORE, mask_tokens, uniforms
 from diffcse.pretraining.config import PretrainConfig
+from diffcse.pretraining.continued import load_start, logits_at, save_start
 from diffcse.progress import LiveDisplay
 from diffcse.training.run_folder import RunFolder
+from diffcse.training.train import positions
 from diffcse.training.trainer import GracefulStop, MetricsFile, SafeTrainer
 
 _JOIN_EVERY = 32
@@ -82,7 +92,7 @@ class MaskedBatches:
         config: gives the mask ratio and the seed.
     """
 
-    def __init__(self, tokenizer: BertTokenizer, config: PretrainConfig) -> None:
+    def __init__(self, tokenizer: Any, config: PretrainConfig) -> None:
         self.special_ids = np.array(tokenizer.all_special_ids)
         self.mask_id, self.vocab_size = int(tokenizer.mask_token_id), len(tokenizer)
         self.config = config
@@ -109,19 +119,18 @@ class MaskedBatches:
 
 
 class MaskedLanguageModel(nn.Module):
-    """BERT with its MLM head; the forward makes logits only where something is to be predicted.
+    """A model with its MLM head; the forward makes logits only where something is to be predicted.
 
     Args:
-        bert: the model that is trained and saved.
+        mlm: the model that is trained and saved.
     """
 
-    def __init__(self, bert: BertForMaskedLM) -> None:
+    def __init__(self, mlm: PreTrainedModel) -> None:
         super().__init__()
-        self.mlm = bert
-        self._keys_to_ignore_on_save = [
-            "mlm.cls.predictions.decoder.weight",
-            "mlm.cls.predictions.decoder.bias",
-        ]  # tied
+        self.mlm = mlm
+        first: dict[int, str] = {}  # tied weights are saved once
+        names = [(first.setdefault(value.data_ptr(), name), name) for name, value in self.state_dict().items()]
+        self._keys_to_ignore_on_save = [name for other, name in names if other != name]
 
     def tie_weights(self) -> None:
         """Called by the Trainer after it loaded a checkpoint without the tied weights."""
@@ -134,10 +143,13 @@ class MaskedLanguageModel(nn.Module):
             input_ids: (B, L) without padding.
             labels: (B, L), `IGNORE` where nothing is predicted.
         """
-        hidden = self.mlm.bert(input_ids=input_ids).last_hidden_state.flatten(0, 1)  # (B*L, H)
         where = (labels.flatten() != IGNORE).nonzero(as_tuple=True)[0]  # (M,)
         target = labels.flatten()[where]
-        logits = self.mlm.cls(hidden[where])  # (M, V)
+        if isinstance(self.mlm, BertForMaskedLM):  # its whole head, not the output layer alone, sees the M rows only
+            hidden = self.mlm.bert(input_ids=input_ids).last_hidden_state.flatten(0, 1)  # (B*L, H)
+            logits = self.mlm.cls(hidden[where])  # (M, V)
+        else:
+            logits = logits_at(self.mlm, input_ids, where)
         count = max(1, len(target))  # a small batch may have nothing to predict; its loss is then 0, not 0/0
         loss = nn.functional.cross_entropy(logits, target, reduction="sum") / count
         return {"loss": loss, "accuracy": (logits.argmax(-1) == target).float().sum() / count}
@@ -151,7 +163,7 @@ class TokenisedLines(Dataset[tuple[int, int, NDArray[np.int64]]]):
         offsets: where each example starts, and the end of the last, shape (N + 1,).
     """
 
-    def __init__(self, ids: NDArray[np.uint16], offsets: NDArray[np.int64]) -> None:
+    def __init__(self, ids: NDArray[np.uint16] | NDArray[np.uint32], offsets: NDArray[np.int64]) -> None:
         self.ids, self.offsets = ids, offsets
 
     @property
@@ -199,15 +211,16 @@ def join_some(sentences: list[str]) -> list[str]:
     return joined
 
 
-def tokenise_lines(sentences: list[str], tokenizer: BertTokenizer, max_length: int) -> TokenisedLines:
+def tokenise_lines(sentences: list[str], tokenizer: Any, max_length: int) -> TokenisedLines:
     """Token ids of all sentences, some joined, cut at `max_length` tokens."""
-    parts: list[NDArray[np.uint16]] = [np.empty(0, dtype=np.uint16)]  # no sentences, no tokens
+    kind: Any = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
+    parts = [np.empty(0, dtype=kind)]  # no sentences, no tokens
     lengths: list[int] = []
     texts = join_some(sentences)
     for start in range(0, len(texts), 10_000):
         batch = tokenizer(texts[start : start + 10_000], truncation=True, max_length=max_length)["input_ids"]
         lengths += [len(row) for row in batch]
-        parts += [np.asarray(row, dtype=np.uint16) for row in batch]
+        parts += [np.asarray(row, dtype=kind) for row in batch]
     return TokenisedLines(np.concatenate(parts), np.cumsum([0, *lengths], dtype=np.int64))
 
 
@@ -248,9 +261,10 @@ class HeldOut:
 def pretrain(
     sentences: Sequence[str], output: str | Path, config: PretrainConfig, *, console: Console | None = None
 ) -> HeldOut:
-    """Make a tokenizer and a masked language model from `sentences`; the same call resumes an interrupted run.
+    """Make a tokenizer and a masked language model from `sentences`, or continue from `config.encoder`.
 
-    The first `config.held_out` sentences are not trained on; what they give is returned and written to `held_out.json`.
+    The same call resumes an interrupted run. The first `config.held_out` sentences are not trained on; what they give
+    is returned and written to `held_out.json`.
 
     Args:
         sentences: plain text, one sentence each.
@@ -268,27 +282,36 @@ def pretrain(
         Path(output),
         dataclasses.asdict(config),
         [f"{len(sentences)} sentences"],
-        may_change=("total_tokens", "decay_ratio"),
+        may_change=() if config.encoder else ("total_tokens", "decay_ratio"),
+        defaults=dataclasses.asdict(PretrainConfig()),
     )
+    start = load_start(config.encoder, config.seed) if config.encoder else None
+    if start is not None and config.max_length > positions(start.mlm):
+        rule = f"at most {positions(start.mlm)}, the positions of encoder {config.encoder}"
+        raise UserError("max_length", rule, config.max_length, "lower it")
     run.claim()
     torch.set_flush_denormal(True)
     train_on, held_out = list(sentences[config.held_out :]), list(sentences[: config.held_out])
-    tokenizer = own_tokenizer(run.checkpoints / "tokenizer", train_on, config.vocab_size)
-    model = build_model(config, tokenizer)
+    tokenizer = start.tokenizer if start else own_tokenizer(run.checkpoints / "tokenizer", train_on, config.vocab_size)
+    model = start.mlm if start else build_model(config, tokenizer)
     trainer = _trainer(model, tokenise_lines(train_on, tokenizer, config.max_length), tokenizer, run, config, console)
     with run.writing(), freed_memory_kept():
         trainer.train(resume_from_checkpoint=run.last_checkpoint())
         if trainer.state.global_step < trainer.state.max_steps:
             raise Interrupted(f"step {trainer.state.global_step}")
         result = evaluate(model, tokenise_lines(held_out, tokenizer, config.max_length), tokenizer, config)
-        save(model, tokenizer, run, result)
+        if start is None:
+            save(model, tokenizer, run, result)
+        else:
+            save_start(start, run.folder, {"held_out.json": json_bytes(dataclasses.asdict(result))})
+            run.mark_finished()
     return result
 
 
 def _trainer(
-    model: BertForMaskedLM,
+    model: PreTrainedModel,
     data: TokenisedLines,
-    tokenizer: BertTokenizer,
+    tokenizer: Any,
     run: RunFolder,
     config: PretrainConfig,
     console: Console | None,
@@ -305,7 +328,7 @@ def _trainer(
 
 
 @torch.no_grad()
-def evaluate(model: BertForMaskedLM, data: TokenisedLines, tokenizer: BertTokenizer, config: PretrainConfig) -> HeldOut:
+def evaluate(model: PreTrainedModel, data: TokenisedLines, tokenizer: Any, config: PretrainConfig) -> HeldOut:
     """Loss and accuracy at the masked positions of `data`, masked once."""
     if not len(data):
         return HeldOut(loss=math.nan, accuracy=math.nan, tokens=0)
@@ -323,7 +346,7 @@ def evaluate(model: BertForMaskedLM, data: TokenisedLines, tokenizer: BertTokeni
     )
 
 
-def save(model: BertForMaskedLM, tokenizer: BertTokenizer, run: RunFolder, result: HeldOut) -> None:
+def save(model: PreTrainedModel, tokenizer: Any, run: RunFolder, result: HeldOut) -> None:
     """The model in half precision with its tokenizer; dropout is on again in its settings, for what comes after."""
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
     beside = run.folder / ".model.part"
