@@ -30,6 +30,7 @@ def _register() -> None:
         evaluate,
         explore,
         export,
+        fingerprint,
         index,
         pretrain,
         report,
@@ -52,6 +53,7 @@ def _register() -> None:
     app.add_typer(sweep.app)
     app.command()(ablate.ablate)
     app.command()(explore.explore)
+    app.command()(fingerprint.fingerprint)
     app.command()(demo.demo)
     app.command()(pretrain.pretrain)
     app.command()(cooccur.cooccur)

@@ -101,7 +101,7 @@ class RunFolder:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if rows is not None and not self._text.is_file():
-                write_atomic(self._text, _json({"sha256": _text_digest(rows)}))
+                write_atomic(self._text, _json({"sha256": _text_digest(rows), "rows": len(rows)}))
             write_atomic(self.folder / _RUN, _json(self.about))
         except OSError as error:
             raise UserError(f"output {self.folder}", "writable", error.strerror, "choose another folder") from error

@@ -1,0 +1,113 @@
+"""Fingerprints tell equal runs from different ones, and name the part that differs."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+from typer.testing import CliRunner
+
+from diffcse import build, train
+from diffcse.cli import app
+from diffcse.errors import UserError
+from diffcse.training.fingerprint import Fingerprint, fingerprint, tree_digest
+from tests import tiny
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("fingerprint")
+    tiny.save(tiny.encoder(), place / "encoder")
+    tiny.write_sentences(place / "text.txt", 40)
+    return place
+
+
+def interrupted(place: Path, output: Path, stop: int | None = 3, **changes: Any) -> Path:
+    settings = {"objective": "simcse", "encoder": str(place / "encoder"), "batch_size": 8, "max_steps": 7, **changes}
+    config = build(preset="small", epochs=10.0, **settings)
+    callbacks = [] if stop is None else [StopAt(stop)]
+    train(place / "text.txt", output, config, callbacks=callbacks, cache_dir=place / "cache")
+    return output
+
+
+def different(first: Fingerprint, second: Fingerprint) -> set[str]:
+    return {
+        field.name for field in dataclasses.fields(first) if getattr(first, field.name) != getattr(second, field.name)
+    }
+
+
+def test_the_same_command_has_the_same_fingerprint(place: Path, tmp_path: Path) -> None:
+    first, second = (fingerprint(interrupted(place, tmp_path / name)) for name in "ab")
+    assert first == second and first.kind == "run" and first.step == 3
+    assert None not in (first.settings, first.text, first.optimiser, first.random, first.next_batch)
+
+
+@pytest.mark.parametrize(
+    ("stop", "changes", "same"),
+    [
+        (3, {"learning_rate": 1e-4}, {"kind", "step", "text", "tokenizer", "random", "next_batch"}),
+        (4, {}, {"kind", "settings", "text", "tokenizer"}),
+        (3, {"seed": 1}, {"kind", "step", "text", "tokenizer"}),
+    ],
+    ids=["another learning rate", "a step later", "another seed"],
+)
+def test_what_differs_is_named(place: Path, tmp_path: Path, stop: int, changes: dict[str, Any], same: set[str]) -> None:
+    first = fingerprint(interrupted(place, tmp_path / "a"))
+    second = fingerprint(interrupted(place, tmp_path / "b", stop, **changes))
+    names = {field.name for field in dataclasses.fields(first)}
+    assert different(first, second) == names - same
+
+
+def test_a_resumed_run_ends_with_the_fingerprint_of_an_uninterrupted_one(place: Path, tmp_path: Path) -> None:
+    interrupted(place, tmp_path / "a")
+    interrupted(place, tmp_path / "a", stop=None)
+    interrupted(place, tmp_path / "b", stop=None)
+    first, second = fingerprint(tmp_path / "a"), fingerprint(tmp_path / "b")
+    assert first == second and first.kind == "model" and first.step is None and first.tokenizer is not None
+
+
+def test_the_next_batch_is_the_one_that_is_trained_on_next(place: Path, tmp_path: Path) -> None:
+    """Five steps of eight sentences are an epoch of forty: step 5 is the last of the first epoch."""
+    from diffcse.training.trainer import EpochOrder
+
+    order = EpochOrder(40, 42)
+    order.set_epoch(1)
+    assert fingerprint(interrupted(place, tmp_path / "a", 5)).next_batch == tree_digest(list(order)[:8])
+
+
+def test_trees_are_told_apart() -> None:
+    trees = [
+        {"a": 1},
+        {"a": 1.0},
+        [1],
+        [[1]],
+        "1",
+        torch.tensor(1),
+        torch.tensor([1]),
+        torch.ones(2),
+        torch.ones(2).half(),
+    ]
+    assert len({tree_digest(tree) for tree in trees}) == len(trees)
+
+
+def test_command(place: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["fingerprint", str(place / "encoder")])
+    assert result.exit_code == 0 and f"weights     {fingerprint(place / 'encoder').weights}" in result.output
+
+
+@pytest.mark.parametrize(("name", "words"), [("none", "no such folder"), ("empty", "no .*safetensors")])
+def test_other_folders_are_refused(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=words):
+        fingerprint(tmp_path / name)
