@@ -24,8 +24,8 @@ from diffcse.encoding.encode import encode
 from diffcse.evaluation.criterion import stsb_dev
 from diffcse.evaluation.suite import evaluate, plan, select
 from diffcse.files import write_atomic
+from diffcse.persistence.hub import locate
 from diffcse.persistence.load import load_encoder
-from diffcse.training.networks import resolve
 from diffcse.training.run_folder import is_finished
 from diffcse.training.train import train
 
@@ -35,7 +35,7 @@ def main() -> None:
     args = _arguments()
     console = Console(stderr=True)
     args.output.mkdir(parents=True, exist_ok=True)
-    start = resolve(args.encoder)
+    start = str(locate(args.encoder))
     results = [{"run": f"start, {pooler}", **scores(start, args.senteval, pooler)} for pooler in args.start_poolers]
     for seed in range(args.seeds):
         for objective in args.objectives:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,5 +268,5 @@ def test_published_snippets_run_as_they_are(tmp_path):
 
 @pytest.mark.parametrize("name", [None, "bundled"])
 def test_no_name_is_the_bundled_encoder(monkeypatch, folder, name):
-    monkeypatch.setattr("diffcse.persistence.load.bundled", lambda: folder)
+    monkeypatch.setattr("diffcse.persistence.hub.bundled", lambda resource: Path(folder))
     assert DiffCSE(name).encode("a").shape == (16,)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 from transformers import BertForMaskedLM
 
 from diffcse.config import build
+from diffcse.persistence.hub import locate
 from diffcse.resources import DEFAULT_ENCODER, GENERATOR, bundled
-from diffcse.training.networks import load_networks, resolve
+from diffcse.training.networks import load_networks
 
 
 def test_all_weights_together_are_under_25_megabytes():
@@ -23,9 +22,8 @@ def test_all_weights_together_are_under_25_megabytes():
 
 
 def test_bundled_means_the_encoder_or_the_generator():
-    assert Path(resolve("bundled")).name == "default_encoder"
-    assert Path(resolve("bundled", GENERATOR)).name == "generator"
-    assert resolve("bert-base-uncased", GENERATOR) == "bert-base-uncased"
+    assert locate("bundled").name == locate(None).name == "default_encoder"
+    assert locate("bundled", resource=GENERATOR).name == "generator"
 
 
 def test_preset_small_starts_from_them():

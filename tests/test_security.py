@@ -72,7 +72,7 @@ def test_training_reads_no_old_file_at_all(tmp_path):
     tiny.save(tiny.mlm(), tmp_path)
     pickled(tmp_path, tiny.mlm().state_dict())
     with pytest.raises(UserError, match=r"must be a model that can be loaded; got .*safetensors"):
-        load_generator(str(tmp_path), ModelConfig())
+        load_generator(ModelConfig(generator=str(tmp_path)))
 
 
 def test_code_of_a_configuration_needs_permission(tmp_path):

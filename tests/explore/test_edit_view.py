@@ -136,5 +136,5 @@ def test_a_generator_out_of_reach_is_told(copy, tmp_path):
     about = json.loads(path.read_text())
     about["settings"]["model"]["generator"] = str(tmp_path / "gone")
     path.write_text(json.dumps(about))
-    with pytest.raises(UserError, match="gone must be a model that can be loaded"):
+    with pytest.raises(UserError, match="gone must be an existing folder or a Hub name; got no such folder"):
         load_parts(copy)

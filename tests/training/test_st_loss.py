@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_the_loss_is_the_training_modules_on_the_same_batch(place, pooler, colum
     loss = DiffCSELoss(model, config)
     tokens = tiny.tokenizer()
     ids = [[np.array(tokens(text, truncation=True, max_length=24)["input_ids"]) for text in texts] for texts in TEXTS]
-    generator = load_generator(str(place / "generator"), config.model)
+    generator = load_generator(dataclasses.replace(config.model, generator=str(place / "generator")))
     edit = MlmEdit(generator, config.edits, cls_id=2, pad_id=0)
     reference = DiffCSEModel(copy.deepcopy(model[0].model), edit, config)
     reference.load_state_dict(loss.training_module.state_dict(), strict=False)

@@ -18,7 +18,6 @@ from diffcse.persistence.load import load_encoder
 from diffcse.reports import terminal
 from diffcse.reports.table import Table
 from diffcse.text.docstrings import DocText, collect
-from diffcse.training.networks import resolve
 from diffcse.training.run_folder import is_finished
 from diffcse.training.train import train
 
@@ -60,7 +59,7 @@ def demo(folder: Path, *, steps: int, seed: int, console: Console) -> DemoResult
     text = documentation(folder, console)
     lines = folder / "sentences.txt"
     write_atomic(lines, "".join(f"{sentence}\n" for sentence in text.sentences).encode())
-    scores = {"before: mean of token vectors": retrieval(load_encoder(resolve(BUNDLED), pooler="avg"), text.pairs)}
+    scores = {"before: mean of token vectors": retrieval(load_encoder(BUNDLED, pooler="avg"), text.pairs)}
     for objective, name in (("simcse", "SimCSE"), ("diffcse", "DiffCSE")):
         trained = run(objective, lines, folder, steps, seed, console)
         scores[name] = retrieval(trained, text.pairs)

@@ -26,9 +26,8 @@ from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel
 from diffcse.persistence.load import load_encoder
 from diffcse.persistence.save import own_pooler
-from diffcse.resources import GENERATOR
 from diffcse.training.batches import Collator
-from diffcse.training.networks import check_vocabulary, load_generator, load_tokenizer, resolve
+from diffcse.training.networks import check_vocabulary, load_generator, load_tokenizer
 
 _RETRAIN = "train it with --keep-discriminator"
 
@@ -102,9 +101,8 @@ def load_parts(folder: str | Path) -> TrainedParts:
         raise UserError(f"model {place}", "one with its discriminator", "no training/model.safetensors", _RETRAIN)
     config = _settings(place)
     encoder = load_encoder(place)
-    tokenizer, generator_name = encoder.tokenizer, resolve(config.model.generator, GENERATOR)
-    generator = load_generator(generator_name, config.model)
-    check_vocabulary(tokenizer, load_tokenizer(generator_name, config.model), config.model)
+    tokenizer, generator = encoder.tokenizer, load_generator(config.model)
+    check_vocabulary(tokenizer, load_tokenizer(config.model), config.model)
     ids = {"cls_id": tokenizer.cls_token_id, "pad_id": tokenizer.pad_token_id}
     config = replace(config, model=replace(config.model, pooler=own_pooler(encoder, f"model {place}")))
     model = DiffCSEModel(_backbone(encoder), MlmEdit(generator, config.edits, **ids), config)

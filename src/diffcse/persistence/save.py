@@ -55,31 +55,47 @@ def sentence_transformer(
     )
 
 
-def own_pooler(model: SentenceTransformer, what: str = "the model") -> Pooler:
+def pooler_of(model: SentenceTransformer) -> Pooler | None:
     """What the model's modules do, in the words of the settings; Normalize at the end changes no cosine.
+
+    None for modules that training cannot carry on (Dense, word vectors, another pooling).
+    """
+    modules: list[Any] = list(model)
+    while len(modules) > 1 and isinstance(modules[-1], Normalize):
+        modules.pop()
+    kinds, last = [type(module).__name__ for module in modules], modules[-1]
+    if kinds == ["Transformer", "Pooling"]:
+        return ONE_LAYER.get(last.pooling_mode) if isinstance(last.pooling_mode, str) else None
+    if kinds == ["Transformer", "WeightedLayerPooling", "Pooling"] and last.pooling_mode == "mean":
+        for pooler in _TWO_LAYERS:
+            ours = layer_mean(modules[0].model.config, pooler)
+            if ours.layer_start == modules[1].layer_start and ours.layer_weights.equal(modules[1].layer_weights.cpu()):
+                return pooler
+    return None
+
+
+def own_pooler(model: SentenceTransformer, what: str = "the model") -> Pooler:
+    """`pooler_of` for a model that is to be trained.
 
     Args:
         model: any SentenceTransformer.
         what: how the error names it.
 
     Raises:
-        UserError: modules that training cannot carry on (Dense, static embeddings, an adapter, another pooling).
+        UserError: modules that training cannot carry on.
     """
-    modules: list[Any] = list(model)
-    while len(modules) > 1 and isinstance(modules[-1], Normalize):
-        modules.pop()
-    kinds, last = [type(module).__name__ for module in modules], modules[-1]
-    if kinds == ["Transformer", "Pooling"] and last.pooling_mode in ONE_LAYER:
-        return ONE_LAYER[last.pooling_mode]
-    if kinds == ["Transformer", "WeightedLayerPooling", "Pooling"] and last.pooling_mode == "mean":
-        for pooler in _TWO_LAYERS:
-            ours = layer_mean(modules[0].model.config, pooler)
-            if ours.layer_start == modules[1].layer_start and ours.layer_weights.equal(modules[1].layer_weights.cpu()):
-                return pooler
-    mode = getattr(last, "pooling_mode", None)
-    got = ", ".join(kinds) + (f" ({mode})" if mode else "")
-    pooled = kinds == ["Transformer", "Pooling"]
-    do = "name a pooler" if pooled else "start from the Transformer that it is built on, or from another model"
+    pooler = pooler_of(model)
+    if pooler is not None:
+        return pooler
+    kinds = [type(module).__name__ for module in model]
+    mode = next((module.pooling_mode for module in model if isinstance(module, Pooling)), None)
+    got = ", ".join(kinds) + (f" ({mode if isinstance(mode, str) else ' and '.join(mode)})" if mode else "")
+    if kinds[0] != "Transformer":
+        do = "start from a Transformer; encode, evaluate and search take this model as it is"
+    elif set(kinds) <= {"Transformer", "WeightedLayerPooling", "Pooling", "Normalize"}:
+        do = "name the pooler to train with, such as avg"
+    else:
+        do = "start from the Transformer that it is built on; encode, evaluate and search take this model as it is"
     raise UserError(what, "a Transformer with cls, mean or lasttoken pooling, and Normalize at most", got, do)
 
 

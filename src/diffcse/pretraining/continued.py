@@ -21,9 +21,9 @@ from torch import nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from diffcse.errors import UserError
-from diffcse.persistence.load import hub_errors, load_encoder, quietly
+from diffcse.persistence.load import load_encoder, model_errors, quietly
 from diffcse.persistence.save import save_folder
-from diffcse.training.networks import check_tokenizer, resolve
+from diffcse.training.networks import check_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +55,14 @@ def load_start(name: str, seed: int) -> Start:
     Raises:
         UserError: a model that cannot be loaded, one without [MASK], or of a family without such a head.
     """
-    place = resolve(name)
-    model = load_encoder(place)
+    model = load_encoder(name)
     if not isinstance(model[0], Transformer):
         kind = type(model[0]).__name__
         raise UserError(f"encoder {name}", "a Transformer", kind, "choose a model that masked words can be shown to")
     check_tokenizer(model.tokenizer, name)
     transformer = cast(Transformer, model[0])
     backbone = transformer.model
-    with hub_errors(place), quietly(), torch.random.fork_rng(devices=[]):
+    with model_errors(name), quietly(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mlm, info = AutoModelForMaskedLM.from_pretrained(
             backbone.config._name_or_path, dtype=torch.float32, output_loading_info=True

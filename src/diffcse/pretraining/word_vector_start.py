@@ -28,7 +28,8 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from diffcse import __version__
 from diffcse.errors import UserError
-from diffcse.persistence.load import hub_errors
+from diffcse.persistence.hub import locate
+from diffcse.persistence.load import model_errors
 from diffcse.persistence.save import save_folder, sentence_transformer
 from diffcse.pretraining.config import CooccurConfig
 from diffcse.pretraining.word_vectors import (
@@ -44,7 +45,6 @@ from diffcse.pretraining.word_vectors import (
 )
 from diffcse.pretraining.word_vectors import word_vectors as factorise
 from diffcse.resources import GENERATOR
-from diffcse.training.networks import resolve
 from diffcse.training.run_folder import RunFolder
 
 _EXTRA = 4
@@ -111,9 +111,9 @@ def cooccur(
 
 def load_tokenizer(name: str) -> Any:
     """The tokenizer whose words are counted: a masked language model's that later makes the edits."""
-    name = resolve(name, GENERATOR)
-    with hub_errors(name):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+    folder = locate(name, resource=GENERATOR)
+    with model_errors(name):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     for special in ("pad_token", "cls_token"):
         if getattr(tokenizer, special) is None:
             do = "use a masked language model's tokenizer"

@@ -13,12 +13,13 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import nn
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
-from diffcse.config import BUNDLED, Config, ModelConfig, Pooler
+from diffcse.config import Config, ModelConfig, Pooler
 from diffcse.errors import UserError
 from diffcse.method.prompt import prompted
-from diffcse.persistence.load import hub_errors, installed, load_encoder
+from diffcse.persistence.hub import locate
+from diffcse.persistence.load import load_encoder, model_errors
 from diffcse.persistence.save import own_pooler
-from diffcse.resources import DEFAULT_ENCODER, GENERATOR, bundled
+from diffcse.resources import GENERATOR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,28 +59,27 @@ class Networks:
 
 
 def load_networks(config: Config) -> Networks:
-    """Load encoder, tokenizer and what the settings need beside it; vocabularies are compared before weights are read.
+    """Load the encoder and what the settings need next to it; vocabularies are compared before more weights are read.
 
     Raises:
         UserError: for a name that cannot be loaded, or a generator or teacher with another vocabulary.
     """
     settings = config.model
-    encoder_name, generator_name = resolve(settings.encoder), resolve(settings.generator, GENERATOR)
-    tokenizer = load_tokenizer(encoder_name, settings)
+    model = load_encoder(
+        settings.encoder,
+        pooler=None if settings.pooler == "auto" else settings.pooler,
+        trust_remote_code=settings.trust_remote_code,
+        revision=settings.revision,
+    )
+    pooler = own_pooler(model, f"encoder {settings.encoder}")
+    tokenizer = model.tokenizer
     if settings.prompt:
         tokenizer = prompted(tokenizer, settings.prompt)
     if config.has_edits:
         check_tokenizer(tokenizer, settings.encoder)
     if config.has_generator:
-        check_vocabulary(tokenizer, load_tokenizer(generator_name, settings), settings)
+        check_vocabulary(tokenizer, load_tokenizer(settings), settings)
     teacher = load_teacher(config, tokenizer) if config.extensions.teacher else None
-    model = load_encoder(
-        encoder_name,
-        pooler=None if settings.pooler == "auto" else settings.pooler,
-        trust_remote_code=settings.trust_remote_code,
-        revision=_revision(encoder_name, settings),
-    )
-    pooler = own_pooler(model, f"encoder {settings.encoder}")
     transformer = cast(Transformer, model[0])
     if settings.prompt:
         transformer.processor = tokenizer
@@ -88,47 +88,37 @@ def load_networks(config: Config) -> Networks:
         model=model,
         pooler=pooler,
         tokenizer=tokenizer,
-        generator=load_generator(generator_name, settings) if config.has_generator else None,
+        generator=load_generator(settings) if config.has_generator else None,
         unused_pooler=getattr(backbone, "pooler", None),
         teacher=teacher,
     )
 
 
-def resolve(name: str, resource: str = DEFAULT_ENCODER) -> str:
-    """The folder of a model that is installed for the names `bundled` and `minilm`; a folder of that name, or the name.
-
-    Args:
-        name: a Hub name, a folder (`~` is your home), `bundled` or `minilm`.
-        resource: what `bundled` means here: the encoder (`DEFAULT_ENCODER`) or the generator (`GENERATOR`).
-    """
-    return str(bundled(resource)) if name == BUNDLED else installed(name)
+def load_tokenizer(settings: ModelConfig) -> Any:
+    """The generator's tokenizer."""
+    folder = _generator_folder(settings)
+    with model_errors(settings.generator):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
 
 
-def load_tokenizer(name: str, settings: ModelConfig) -> Any:
-    """The tokenizer of a Hub name or folder."""
-    with hub_errors(name):
-        return AutoTokenizer.from_pretrained(
-            name, revision=_revision(name, settings), trust_remote_code=settings.trust_remote_code
-        )
-
-
-def load_generator(name: str, settings: ModelConfig) -> PreTrainedModel:
-    """A masked language model in float32; only safetensors are read, so nothing is unpickled."""
-    with hub_errors(name):
+def load_generator(settings: ModelConfig) -> PreTrainedModel:
+    """The generator in float32; only safetensors are read, so nothing is unpickled."""
+    folder = _generator_folder(settings)
+    with model_errors(settings.generator):
         return AutoModelForMaskedLM.from_pretrained(
-            name,
-            revision=_revision(name, settings),
-            trust_remote_code=settings.trust_remote_code,
-            dtype=torch.float32,
-            use_safetensors=True,
+            folder, trust_remote_code=settings.trust_remote_code, dtype=torch.float32, use_safetensors=True
         )
+
+
+def _generator_folder(settings: ModelConfig) -> Path:
+    code = settings.trust_remote_code
+    return locate(settings.generator, settings.revision, trust_remote_code=code, resource=GENERATOR)
 
 
 def load_teacher(config: Config, tokenizer: Any) -> nn.Module:
     """The teacher as a SentenceTransformer; it reads the encoder's ids, so its vocabulary must be the same."""
     settings, name = config.model, config.extensions.teacher
-    place = resolve(name)
-    teacher = load_encoder(place, trust_remote_code=settings.trust_remote_code, revision=_revision(place, settings))
+    teacher = load_encoder(name, trust_remote_code=settings.trust_remote_code, revision=settings.revision)
     if teacher.tokenizer.get_vocab() != tokenizer.get_vocab():
         rule = f"one with the vocabulary of encoder {settings.encoder}"
         raise UserError(f"teacher {name}", rule, "another vocabulary", "choose a teacher of the encoder's family")
@@ -160,7 +150,3 @@ def check_vocabulary(encoder: Any, generator: Any, settings: ModelConfig) -> Non
         "choose a generator of the same family (distilbert-base-uncased for bert-base-uncased, distilroberta-base for "
         "roberta-base), or the encoder's own masked language model",
     )
-
-
-def _revision(name: str, settings: ModelConfig) -> str | None:
-    return None if Path(name).is_dir() else settings.revision

@@ -20,7 +20,6 @@ from diffcse.config import Config, Pooler, build
 from diffcse.errors import UserError
 from diffcse.persistence.card import CITATION
 from diffcse.persistence.save import own_pooler
-from diffcse.resources import GENERATOR
 from diffcse.training.batches import Collator, Example
 from diffcse.training.networks import (
     Networks,
@@ -29,7 +28,6 @@ from diffcse.training.networks import (
     load_generator,
     load_teacher,
     load_tokenizer,
-    resolve,
 )
 from diffcse.training.train import build_model, check_columns, check_positions
 
@@ -146,9 +144,8 @@ def _networks(model: SentenceTransformer, config: Config) -> Networks:
     if config.has_edits:
         check_tokenizer(tokenizer, settings.encoder)
     if config.has_generator:
-        name = resolve(settings.generator, GENERATOR)
-        check_vocabulary(tokenizer, load_tokenizer(name, settings), settings)
-        generator = load_generator(name, settings)
+        check_vocabulary(tokenizer, load_tokenizer(settings), settings)
+        generator = load_generator(settings)
     return Networks(
         model=model,
         pooler=own_pooler(model),
