@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 _LONGEST_VALUE = 120
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class UserError(ValueError):
@@ -24,7 +26,7 @@ class UserError(ValueError):
 
     def __init__(self, what: str, rule: str, got: Any, do: str) -> None:
         self.what, self.rule, self.got, self.do = what, rule, got, do
-        super().__init__(f"{what} must be {rule}; got {_short(got)}; {do}")
+        super().__init__(one_line(f"{what} must be {rule}; got {_short(got)}; {do}"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return UserError, (self.what, self.rule, self.got, self.do)
@@ -66,6 +68,15 @@ class NonFiniteLoss(ArithmeticError):
     """The loss became infinite or not a number; the weights are still those from before that step."""
 
 
+def one_line(text: str) -> str:
+    r"""The text on one line: line breaks and other characters that steer a terminal are escaped.
+
+    >>> print(one_line("a\n\x1b[31mb ünd"))
+    a\n\x1b[31mb ünd
+    """
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def _short(value: Any) -> str:
-    text = str(value).replace("\n", "\\n").replace("\r", "\\r").replace("\0", "\\0")
+    text = one_line(str(value))
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"

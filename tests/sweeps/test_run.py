@@ -97,7 +97,7 @@ def test_a_sweep_runs_records_failures_resumes_and_skips(tmp_path):
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=120)
     assert process.returncode == 130, shown
-    assert "the same command goes on" in shown
+    assert "the same command resumes" in shown
     assert all(result.scores is None for result in Results(out / "results.sqlite").all())
 
     second = diffcse("sweep", path, "-o", out)

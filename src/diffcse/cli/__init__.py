@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import sys
 
 import typer
 
-from diffcse.errors import Interrupted, NonFiniteLoss, UserError
+from diffcse.cli import ends
 
 app = typer.Typer(
     name="diffcse",
@@ -63,21 +62,7 @@ _register()
 
 
 def main() -> None:
-    """Run a verb; what a user can fix is one line and exit code 2, never a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal or file whose encoding lacks a character shows `?` for it
-            stream.reconfigure(errors="replace")
-    try:
-        app()
-    except UserError as error:
-        sys.stderr.write(f"diffcse: {error}\n")
-        sys.exit(2)
-    except Interrupted as stopped:
-        sys.stderr.write(f"diffcse: {stopped}\n")
-        sys.exit(130)
-    except NonFiniteLoss as error:
-        sys.stderr.write(f"diffcse: {error}\n")
-        sys.exit(1)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+    """The entry point: run the verb that the command line names and end the process (see `diffcse.cli.ends`)."""
+    ends.replace_missing_characters()
+    ends.stop_on_sigterm()
+    sys.exit(ends.run(typer.main.get_command(app), sys.argv[1:]))

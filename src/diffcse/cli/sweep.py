@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +92,7 @@ def report(
 
 
 def go(sweep: Sweep, output: Path, workers: int) -> list[Result]:
-    """Run a sweep with its progress shown; ends the process after Ctrl-C or where a run failed."""
+    """Run a sweep with its progress shown; ends with exit code 1 where a run failed."""
     from rich.console import Console
 
     from diffcse.cli.quiet import quiet_libraries
@@ -102,19 +101,15 @@ def go(sweep: Sweep, output: Path, workers: int) -> list[Result]:
     quiet_libraries()
     console = Console(stderr=True)
     score = scorer(sweep.senteval)
-    try:
-        with _shown(console, len(sweep.runs)) as on_change:
-            results = run_sweep(sweep, output, score=score, workers=workers, on_change=on_change).all()
-    except KeyboardInterrupt:
-        console.print(f"stopped; the same command goes on from there ({output})", soft_wrap=True)
-        sys.exit(130)
+    with _shown(console, len(sweep.runs)) as on_change:
+        results = run_sweep(sweep, output, score=score, workers=workers, on_change=on_change).all()
     names = {run.name for run in sweep.runs}
     failed = [result for result in results if result.name in names and result.error]
     for result in failed:
         console.print(f"failed: {result.name}: {result.error}", soft_wrap=True, markup=False)
     console.print(f"results in {output}; see: diffcse sweep report {output}", soft_wrap=True)
     if failed:
-        sys.exit(1)
+        raise typer.Exit(1)
     return results
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
@@ -11,6 +10,7 @@ import typer
 
 from diffcse.cli.options import SOURCES, given_only, read_toml, with_fields
 from diffcse.config import PRESETS, SECTIONS, build, flatten
+from diffcse.errors import Interrupted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,11 +73,14 @@ def stsb_criterion(folder: Path) -> Any:
 
 
 def report(result: TrainResult, console: Console) -> None:
-    """Say how the run ended, and what to do if it did not."""
+    """Say what was read and where the model is.
+
+    Raises:
+        Interrupted: the run has not ended; there is no model yet.
+    """
     console.print(result.read.summary(), soft_wrap=True)
     if not result.finished:
-        console.print(f"stopped at step {result.step}; the same command resumes", soft_wrap=True)
-        sys.exit(130)
+        raise Interrupted(f"step {result.step}")
     kept = "last step" if result.best is None else result.best.describe()
     console.print(f"model in {result.folder} (kept: {kept}; {result.seconds:.0f} s)", soft_wrap=True)
 

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from diffcse.config import BUNDLED, build
 from diffcse.encoder import DiffCSE
-from diffcse.errors import UserError
+from diffcse.errors import Interrupted, UserError
 from diffcse.evaluation.retrieval import RetrievalScores, retrieval
 from diffcse.files import write_atomic
 from diffcse.persistence.load import load_encoder
@@ -91,7 +91,7 @@ def run(objective: str, lines: Path, folder: Path, steps: int, seed: int, consol
         config = build(preset="small", epochs=1000.0, **settings)  # max_steps ends the run
         result = train([lines], output, config, cache_dir=folder / "cache", console=console)
         if not result.finished:
-            raise KeyboardInterrupt
+            raise Interrupted(f"step {result.step} of {objective}")
     return load_encoder(output)
 
 

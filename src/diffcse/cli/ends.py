@@ -1,0 +1,134 @@
+"""How a command ends: the one place where an exception becomes one line and an exit code.
+
+| code | the command |
+|---|---|
+| 0 | did what was asked |
+| 1 | found a fault: ours (a traceback), a loss that is not finite, a failed run of a sweep, damaged evaluation data |
+| 2 | refused its input, in one line: WHAT must be RULE; got VALUE; do THIS |
+| 130 | was interrupted by Ctrl-C or SIGTERM, in one line that says what the same command does next |
+| 141 | lost the reader of its output (`diffcse search ... | head -1`) and ended without a word, as `cat` and `git` do |
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from diffcse.cli.usage import UsageError, as_user_error, shows_help
+from diffcse.errors import Interrupted, NonFiniteLoss, UserError, one_line
+
+FAULT, REFUSED, INTERRUPTED, NO_READER = 1, 2, 130, 141
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a verb that writes a file says itself, with the file's name; from standard output it comes here."""
+
+_STARTS_AGAIN = ("evaluate", "report", "export", "similarity", "search", "dedup", "cooccur")
+"""Verbs that keep nothing of what was interrupted."""
+
+
+def run(command: Any, arguments: Sequence[str]) -> int:
+    """Run a verb; what a user can fix is one line on standard error, never a traceback.
+
+    Args:
+        command: the click command of the app.
+        arguments: what stands behind `diffcse`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Exception: a fault of ours, for Python to show.
+    """
+    try:
+        code = _invoke(command, arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk or a closed pipe shows here at the latest
+    except BrokenPipeError:
+        _drop_output()
+        return NO_READER
+    except OSError as error:
+        _drop_output()
+        if error.errno not in _DISK:
+            raise
+        do = "make room, or send the output elsewhere"
+        return _say(UserError("output", "in a place that can be written to", error.strerror, do), REFUSED)
+    return code
+
+
+def _invoke(command: Any, arguments: Sequence[str]) -> int:
+    # Not command.main(): it prints usage errors on several lines and gives a closed pipe and Ctrl-C codes of its own.
+    try:
+        with command.make_context("diffcse", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return int(end.exit_code)
+    except UsageError as error:
+        return REFUSED if shows_help(error) else _say(as_user_error(error), REFUSED)
+    except UserError as error:
+        return _say(error, REFUSED)
+    except Interrupted as stopped:
+        return _say(stopped, INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        again = bool(arguments) and arguments[0] in _STARTS_AGAIN
+        return _say(f"stopped before the end; the same command {'starts again' if again else 'resumes'}", INTERRUPTED)
+    except NonFiniteLoss as error:
+        return _say(error, FAULT)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # what rich makes of it
+            return NO_READER
+        raise
+    return 0
+
+
+def _say(what: object, code: int) -> int:
+    # Under torchrun all processes stop together, so the first one says it; any one of them may meet bad input.
+    first = os.environ.get("RANK", "0") == "0"
+    if sys.stderr is not None and (first or code != INTERRUPTED):
+        try:
+            sys.stderr.write(f"diffcse: {one_line(str(what))}\n")
+        except OSError:  # nobody reads it, and the code says enough
+            _drop_output()
+    return code
+
+
+def _drop_output() -> None:
+    """Turn streams that cannot be written to into ones that go nowhere, or Python's last flush fails loudly."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def replace_missing_characters() -> None:
+    """Let a terminal or file whose encoding lacks a character show `?` for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def stop_on_sigterm() -> None:
+    """Let SIGTERM end a verb as Ctrl-C does; schedulers and containers send it before they kill."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupting(os.getpid()))
+
+
+def _interrupting(process: int) -> Callable[[int, Any], None]:
+    def interrupt(number: int, frame: Any) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt
+        # A forked worker inherits the handler; it has nothing to save, and its parent may just want to be rid of it.
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    return interrupt

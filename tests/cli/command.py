@@ -1,0 +1,29 @@
+"""The whole command in this process: what it wrote, and the code that it would end with."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+
+import typer
+
+from diffcse.cli import app, ends
+
+COMMAND = typer.main.get_command(app)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def diffcse(*arguments: object) -> Ended:
+    """Run `diffcse ARGUMENTS`; a fault of ours comes through as the exception that it is."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = ends.run(COMMAND, [str(argument) for argument in arguments])
+    return Ended(code, out.getvalue(), err.getvalue())

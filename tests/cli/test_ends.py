@@ -1,0 +1,163 @@
+"""How a command ends: exit codes, one line for what a user did, nothing for a reader that went away."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from diffcse.cli import ends
+from diffcse.errors import Interrupted, NonFiniteLoss, UserError
+from tests.cli.command import diffcse
+
+app = typer.Typer()
+
+
+@app.command()
+def end(how: str) -> None:
+    """End in one of the ways."""
+    ways = {
+        "well": None,
+        "refused": UserError("a\nb", "good", "x" * 500, "do this"),
+        "interrupted": Interrupted("step 7"),
+        "diverged": NonFiniteLoss("the loss is not finite"),
+        "fault": ZeroDivisionError("ours"),
+        "code": typer.Exit(1),
+        "Ctrl-C": KeyboardInterrupt(),
+    }
+    if how == "SIGTERM":
+        signal.raise_signal(signal.SIGTERM)
+    if (way := ways[how]) is not None:
+        raise way
+
+
+@app.command()
+def evaluate() -> None:
+    """A verb that keeps nothing."""
+    raise KeyboardInterrupt
+
+
+COMMAND = typer.main.get_command(app)
+
+
+@pytest.fixture
+def sigterm() -> Iterator[None]:
+    former = signal.getsignal(signal.SIGTERM)
+    ends.stop_on_sigterm()
+    yield
+    signal.signal(signal.SIGTERM, former)
+
+
+@pytest.mark.usefixtures("sigterm")
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["end", "well"], 0, ""),
+        (["end", "code"], 1, ""),
+        (["end", "refused"], 2, f"diffcse: a\\nb must be good; got {'x' * 119}…; do this\n"),
+        (["end", "interrupted"], 130, "diffcse: stopped at step 7; the same command resumes\n"),
+        (["end", "Ctrl-C"], 130, "diffcse: stopped before the end; the same command resumes\n"),
+        (["end", "SIGTERM"], 130, "diffcse: stopped before the end; the same command resumes\n"),
+        (["evaluate"], 130, "diffcse: stopped before the end; the same command starts again\n"),
+        (["end", "diverged"], 1, "diffcse: the loss is not finite\n"),
+    ],
+)
+def test_every_end_has_its_code_and_one_line(
+    arguments: list[str], code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ends.run(COMMAND, arguments) == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_a_fault_of_ours_is_shown_as_one() -> None:
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        ends.run(COMMAND, ["end", "fault"])
+
+
+def test_under_torchrun_the_first_process_says_that_it_stopped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert ends.run(COMMAND, ["end", "interrupted"]) == 130
+    assert ends.run(COMMAND, ["end", "refused"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["train"], "SOURCES must be given; got nothing; see diffcse train --help"),
+        (["train", "x"], "--output must be given; got nothing; see diffcse train --help"),
+        (["evaluate"], "MODEL must be given; got nothing; see diffcse evaluate --help"),
+        (["trian"], "command must be one of diffcse's; got trian; use train or pretrain"),
+        (["data", "x"], "command must be one of diffcse's; got x; see diffcse data --help"),
+        (["--nope"], "--nope must be an option of this verb; got an unknown one; see diffcse --help"),
+        (
+            ["train", "x", "--batchsize", "3"],
+            "--batchsize must be an option of this verb; got an unknown one; use --batch-size",
+        ),
+        (["train", "x", "-o"], "-o must be followed by a value; got nothing; add the value"),
+        (["train", "x", "-o", "m", "--padding-free=3"], "--padding-free must be given without a value; got one; "),
+        (["similarity", "a", "b", "c"], "arguments must be no more than the verb takes; got c; see "),
+        (["train", "x", "-o", "m", "--batch-size", "1.5"], "--batch-size must be a whole number; got '1.5'; see "),
+        (["train", "x", "-o", "m", "--batch-size", ""], "--batch-size must be a whole number; got ''; see "),
+        (["train", "x", "-o", "m", "--temperature", "x"], "--temperature must be a number; got 'x'; see "),
+        (["train", "x", "-o", "m", "--fidelity", "x"], "--fidelity must be one of reference, paper; got x; choose"),
+        (["train", "x", "-o", "m", "--edit", "\x1b[31m\n"], "--edit must be one of replacement, insertion, deletion, "),
+        (["train", "x", "-o", "m\0"], "--output must be valid; got embedded null byte; see diffcse train --help"),
+        (["explore", "--port", "0"], "--port must be at least 1; got 0; see diffcse explore --help"),
+        (["explore", "--port", "9" * 9], "--port must be at most 65535; got 999999999; see diffcse explore --help"),
+    ],
+)
+def test_usage_errors_are_one_line_of_ours(arguments: list[str], line: str) -> None:
+    ended = diffcse(*arguments)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err.startswith(f"diffcse: {line}")
+    assert ended.err.count("\n") == 1 and ended.err.replace("\n", "").isprintable()
+
+
+def test_help_and_no_arguments_show_the_help() -> None:
+    assert diffcse("train", "--help").code == 0
+    for arguments in ([], ["sweep"], ["data"]):
+        ended = diffcse(*arguments)
+        assert ended.code == 2 and "Usage: diffcse" in ended.out and ended.err == ""
+
+
+def test_a_reader_that_goes_away_ends_the_command_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(os.fdopen(writing, "wb"), encoding="utf-8"))
+    monkeypatch.setattr("sys.stderr", err := io.StringIO())
+    assert ends.run(COMMAND, ["end", "well"]) == 0
+    sys.stdout.write("a line\n")
+    assert ends.run(COMMAND, ["end", "well"]) == 141
+    assert err.getvalue() == ""
+
+
+def test_the_process_ends_like_cat() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "diffcse", "train", "--help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_the_output_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        out.write("a line\n")
+        assert ends.run(COMMAND, ["end", "well"]) == 2
+        line = "diffcse: output must be in a place that can be written to; got No space left on device; make room"
+        assert capsys.readouterr().err.startswith(line)
