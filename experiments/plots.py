@@ -5,14 +5,13 @@ python experiments/plots.py      # writes every docs/images/results-NAME.png tha
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from tables import DEV, DOCUMENT, HERE, TASKS
+from tables import DEV, DOCUMENT, TASKS, rows_of
 
 matplotlib.use("agg")
 DOT, BAR, START = "#2b6cb0", "#1a202c", "#718096"
@@ -21,7 +20,7 @@ DOT, BAR, START = "#2b6cb0", "#1a202c", "#718096"
 def main() -> None:
     """One picture a results file; the start is drawn where the file has it."""
     for name in re.findall(r"\(images/(results-[^)]+)\.png\)", DOCUMENT.read_text(encoding="utf-8")):
-        figure = drawn(json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8")))
+        figure = drawn(rows_of(name))
         figure.savefig(DOCUMENT.parent / "images" / f"{name}.png", dpi=110, metadata={"Software": None})
 
 
@@ -47,8 +46,8 @@ def drawn(results: list[dict[str, Any]]) -> Figure:
             else:
                 axis.plot(value, names.index(row["run"]), "o", color=DOT, alpha=0.6, markersize=6)
         for place, name in enumerate(names):
-            own = [100 * statistics.mean(row[task] for task in tasks) for row in results if row["run"] == name]
-            axis.plot([statistics.mean(own)], [place], "|", color=BAR, markersize=15, markeredgewidth=2)
+            scores = [100 * statistics.mean(row[task] for task in tasks) for row in results if row["run"] == name]
+            axis.plot([statistics.mean(scores)], [place], "|", color=BAR, markersize=15, markeredgewidth=2)
         started = ", ".join(row["run"] for row in results if row["run"].startswith("start"))
         axis.set_title(f"{title} (dotted: {started})" if started else title, fontsize=10)
         axis.tick_params(labelsize=8)

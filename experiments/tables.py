@@ -51,18 +51,24 @@ def filled(document: str) -> str:
     def one(match: re.Match[str]) -> str:
         results: list[dict[str, Any]] = []
         for name in match[1].split():
-            found = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
-            results += [row for row in found if row not in results]  # the start stands in every file
+            results += [row for row in rows_of(name) if row not in results]  # the start stands in every file
         return f"<!-- table: {match[1]} -->\n{table(results)}\n<!-- end -->"
 
     return re.sub(r"<!-- table: (.+?) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """The rows of a results file: a list of them, or what `diffcse sweep report --json` writes."""
+    content = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = content["runs"] if isinstance(content, dict) else content
+    return rows
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Mean (standard deviation over seeds) of Spearman x100 for each run, and the difference between the objectives.
 
     Args:
-        results: one object a run, as experiments/seeds.py writes them.
+        results: one object a run, with `run`, `seed` and scores as fractions from 0 to 1.
     """
     tests = {key: shown for key, shown in TASKS.items() if all(key in row for row in results)}
     dev = {key: shown for key, shown in DEV.items() if all(key in row for row in results)}

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from diffcse.config import Config
 from diffcse.errors import UserError
 from diffcse.sweeps.plan import named_as_begun, plan_runs, read_sweep
-from diffcse.sweeps.report import choose_metric, expected_best, groups, interval, pairs, plot
+from diffcse.sweeps.report import choose_metric, expected_best, flat_rows, groups, interval, pairs, plot
 from diffcse.sweeps.results import Result, Results
 from tests import tiny
 
@@ -98,11 +99,11 @@ def test_a_sweep_runs_records_failures_resumes_and_skips(tmp_path):
     _, shown = process.communicate(timeout=120)
     assert process.returncode == 130, shown
     assert "the same command resumes" in shown
-    assert all(result.scores is None for result in Results(out / "results.sqlite").all())
+    assert all(result.scores is None for result in Results(out).all())
 
     second = diffcse("sweep", path, "-o", out)
     assert second.returncode == 1, second.stderr
-    good, bad = Results(out / "results.sqlite").all()
+    good, bad = Results(out).all()
     assert good.error is None and good.scores is not None and good.scores["train loss"] > 0
     assert bad.scores is None and "batch_size" in str(bad.error)
     assert "failed" in second.stderr and "batch_size" in second.stderr
@@ -117,7 +118,7 @@ def test_a_sweep_runs_records_failures_resumes_and_skips(tmp_path):
     written = (out / "runs" / good.name / "model.safetensors").stat().st_mtime_ns
     assert diffcse("sweep", path, "-o", out).returncode == 1
     assert (out / "runs" / good.name / "model.safetensors").stat().st_mtime_ns == written
-    assert Results(out / "results.sqlite").all()[0] == good
+    assert Results(out).all()[0] == good
 
     figures = tmp_path / "figures.json"
     told = diffcse("sweep", "report", out, "--json", figures, "--plot", tmp_path / "plot.svg")
@@ -125,6 +126,7 @@ def test_a_sweep_runs_records_failures_resumes_and_skips(tmp_path):
     content = json.loads(figures.read_text())
     assert content["metric"] == "train loss"
     assert content["settings"][0]["scores"] == [good.scores["train loss"]]
+    assert content["runs"] == [{"run": "batch_size 8", "seed": 0}]
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
 
 
@@ -208,14 +210,49 @@ def test_a_plot_is_a_picture_of_the_kind_that_its_name_says(tmp_path):
 
 
 def test_results_survive_a_reopening_and_a_foreign_file_is_refused(tmp_path):
-    first = Results(tmp_path / "r.sqlite")
-    first.plan("a", {"seed": 1})
-    first.record("a", scores={"dev": 0.5}, seconds=2.0, error=None)
-    again = Results(tmp_path / "r.sqlite")
-    again.plan("a", {"seed": 2})  # known: stays as it is
-    assert again.all() == [Result(name="a", settings={"seed": 1}, scores={"dev": 0.5}, seconds=2.0)]
-    assert again.is_done("a") and not again.is_done("b")
-    (tmp_path / "foreign").write_text("no database, and long enough to be read as one" * 10)
+    first = Results(tmp_path)
+    first.plan("b", {"seed": 1})
+    first.plan("a", {"seed": 2})
+    first.record("b", scores={"dev": 0.5}, seconds=2.0, error=None)
+    first.record("a", scores={}, seconds=1.0, error="it broke")
+    again = Results(tmp_path)
+    again.plan("b", {"seed": 3})  # known: stays as it is
+    good, bad = again.all()
+    assert good == Result(name="b", settings={"seed": 1}, scores={"dev": 0.5}, seconds=2.0)
+    assert bad == Result(name="a", settings={"seed": 2}, seconds=1.0, error="it broke")
+    assert again.is_done("b") and not again.is_done("a")
+    (tmp_path / "scores" / "a.json").write_text("no JSON")
+    with pytest.raises(UserError, match=r"scores/a.json must be readable"):
+        again.all()
+    (tmp_path / "scores" / "a.json").write_text("{}")
+    with pytest.raises(UserError, match=r"scores/a.json must be the scores of a run; got 'number'"):
+        again.all()
+
+
+def test_the_results_of_an_older_version_are_taken_over(tmp_path):
+    columns = "name TEXT PRIMARY KEY, settings TEXT NOT NULL, scores TEXT, seconds REAL NOT NULL DEFAULT 0, error TEXT"
+    with sqlite3.connect(tmp_path / "results.sqlite") as connection:
+        connection.execute(f"CREATE TABLE runs ({columns})")
+        rows = [("z", '{"seed": 0}', '{"dev": 0.5}', 2.0, None), ("a", '{"seed": 1}', None, 1.0, "it broke")]
+        connection.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", rows)
+    connection.close()
+    expected = [
+        Result(name="z", settings={"seed": 0}, scores={"dev": 0.5}, seconds=2.0),
+        Result(name="a", settings={"seed": 1}, seconds=1.0, error="it broke"),
+    ]
+    assert Results(tmp_path).all() == expected == Results(tmp_path).all()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "results.sqlite").write_text("no database, and long enough to be read as one" * 10)
     with pytest.raises(UserError, match="the results file of a sweep"):
         Results(tmp_path / "foreign")
-    assert sqlite3.connect(tmp_path / "r.sqlite").execute("SELECT count(*) FROM runs").fetchone() == (1,)
+
+
+def test_a_run_is_named_by_what_differs_from_the_defaults():
+    (plain,) = plan_runs({}, {}, [{}])
+    (named,) = plan_runs({}, {}, [{"temperature": Config().objective.temperature}])
+    assert named.name == f"temperature=0.05-{plain.name}"  # a setting at its default changes no digest
+
+
+def test_the_rows_of_a_report_are_flat():
+    rows = flat_rows([*results({"simcse": [0.5]}), Result(name="x", settings={}, error="it broke")])
+    assert rows == [{"run": "objective simcse", "seed": 0, "dev": 0.5}]

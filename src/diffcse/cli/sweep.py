@@ -85,10 +85,10 @@ def report(
     """Mean, spread, expected best of several runs and paired comparisons of a sweep's settings."""
     from diffcse.sweeps.results import Results
 
-    file = folder / "results.sqlite"
-    if not file.is_file():
-        raise UserError(f"{folder}", "the folder of a sweep", "no results.sqlite in it", "give diffcse sweep's output")
-    show(Results(file).all(), metric, against=against, json=json, plot=plot)
+    results = Results(folder).all()
+    if not results:
+        raise UserError(f"{folder}", "the folder of a sweep", "no scores in it", "give diffcse sweep's output")
+    show(results, metric, against=against, json=json, plot=plot)
 
 
 def go(sweep: Sweep, output: Path, workers: int) -> list[Result]:
@@ -177,17 +177,20 @@ def show(
     tables += [sweep_report.pairs_table(compared, chosen)] if compared else []
     terminal.show(Console(), *tables)
     if json is not None:
-        _write_json(json, chosen, found, compared)
+        _write_json(json, chosen, found, compared, results)
     if plot is not None:
         sweep_report.plot(found, chosen, plot, published)
 
 
-def _write_json(path: Path, metric: str, found: Sequence[Group], compared: Sequence[Paired]) -> None:
+def _write_json(
+    path: Path, metric: str, found: Sequence[Group], compared: Sequence[Paired], results: Sequence[Result]
+) -> None:
     import dataclasses
-    import json
 
-    from diffcse.files import write_atomic
+    from diffcse.files import disk_errors, write_json
+    from diffcse.sweeps.report import flat_rows
 
     rows = [{"name": group.name, **dataclasses.asdict(group)} for group in found]
-    content = {"metric": metric, "settings": rows, "compared": [dataclasses.asdict(pair) for pair in compared]}
-    write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+    pairs = [dataclasses.asdict(pair) for pair in compared]
+    with disk_errors(f"--json {path}", "choose another place"):
+        write_json(path, {"metric": metric, "settings": rows, "compared": pairs, "runs": flat_rows(results)})

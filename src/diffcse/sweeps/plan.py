@@ -1,4 +1,4 @@
-"""Many training runs from one settings file: what is done is skipped, what was interrupted goes on.
+"""Many training runs from one settings file: what is done is skipped, what was interrupted resumes.
 
 Every run is an ordinary `diffcse train` in a process of its own, so that it has its own threads, can be killed without
 hurting the others, and ends with the bytes that the command alone would end with.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -24,7 +23,7 @@ from typing import Any
 
 from diffcse.config import Config, build
 from diffcse.errors import UserError
-from diffcse.files import write_atomic
+from diffcse.files import digest, read_json, write_atomic
 from diffcse.sweeps.results import Results
 from diffcse.training.run_folder import is_finished
 
@@ -87,7 +86,7 @@ def read_sweep(path: Path, content: Mapping[str, Any]) -> Sweep:
     here = path.parent
     senteval = content.get("senteval")
     return Sweep(
-        text=tuple(str(here / one) for one in ([text] if isinstance(text, str) else text)),
+        text=tuple(str(here / name) for name in ([text] if isinstance(text, str) else text)),
         runs=plan_runs(content.get("settings", {}), content.get("grid", {}), content.get("runs", [{}])),
         senteval=here / senteval if senteval else None,
         columns=content.get("columns"),
@@ -114,17 +113,23 @@ def plan_runs(same: Settings, grid: Mapping[str, Sequence[Any]], each: Sequence[
 
 
 def _name(varied: Settings, config: Config) -> str:
-    digest = hashlib.sha256(json.dumps(config.as_dict(), sort_keys=True).encode()).hexdigest()[:8]
+    defaults = Config().as_dict()
+    # Without the defaults: a setting that a later version adds renames no run.
+    settings = {
+        section: {name: value for name, value in values.items() if value != defaults[section][name]}
+        for section, values in config.as_dict().items()
+    }
+    short = digest(settings)[:8]
     shown = "-".join(f"{name}={Path(str(value)).name}" for name, value in varied.items())
     readable = "".join(c if c.isalnum() or c in "=-._" else "_" for c in shown)[:80]
-    return f"{readable}-{digest}" if readable else digest
+    return f"{readable}-{short}" if readable else short
 
 
 def named_as_begun(runs: Sequence[Run], folder: Path) -> list[Run]:
     """The runs, each under the name that it was begun with.
 
-    A version of the package with a setting more gives every run another digest. A run that an older version began has
-    its settings in its folder: with the new setting at its default they are those of the plan.
+    Version 0.1 named a run by all of its settings, so that a new setting renamed every run. Such a run has its settings
+    in its folder: with the new setting at its default they are those of the plan.
 
     Args:
         runs: of the plan.
@@ -133,7 +138,7 @@ def named_as_begun(runs: Sequence[Run], folder: Path) -> list[Run]:
     begun: dict[str, Config] = {}
     for path in sorted(folder.glob("*/diffcse.json")):
         with contextlib.suppress(UserError):  # a setting that is no more, or a rule of today: none of these runs
-            sections = json.loads(path.read_bytes())["settings"]
+            sections = read_json(path, what=str(path), do="remove the run's folder")["settings"]
             begun[path.parent.name] = build(
                 **{name: value for fields in sections.values() for name, value in fields.items()}
             )
@@ -149,11 +154,11 @@ def run_sweep(
 ) -> Results:
     """Run what is missing; a finished run is trained no second time and scored once.
 
-    Ctrl-C stops the runs at their next step with a checkpoint; the same call goes on from there.
+    Ctrl-C stops the runs at their next step with a checkpoint; the same call resumes from there.
 
     Args:
         sweep: what to run.
-        folder: for the runs (`runs/`), their output (`logs/`) and the results (`results.sqlite`).
+        folder: for the runs (`runs/`), their output (`logs/`) and the results (`scores/`).
         score: gives the scores of a finished run's model.
         workers: runs at a time; the cores are shared between them.
         on_change: called with the results whenever one came in.
@@ -165,7 +170,7 @@ def run_sweep(
         raise UserError("workers", "at least 1", workers, "give the number of runs at a time")
     for place in ("runs", "logs"):
         (folder / place).mkdir(parents=True, exist_ok=True)
-    results = Results(folder / "results.sqlite")
+    results = Results(folder)
     runs = named_as_begun(sweep.runs, folder / "runs")
     for run in runs:
         results.plan(run.name, run.varied)

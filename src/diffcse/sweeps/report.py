@@ -125,6 +125,17 @@ def _group(settings: dict[str, Any], runs: list[Result], metric: str) -> Group:
     )
 
 
+def flat_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Every finished run as one flat object: `run` (its settings in a line), `seed` and each score but the loss."""
+    rows = []
+    for result in results:
+        if result.scores is not None:
+            settings = {name: value for name, value in result.settings.items() if name != "seed"}
+            scores = {name: score for name, score in result.scores.items() if name != LOSS}
+            rows.append({"run": describe(settings), "seed": result.settings.get("seed", 0), **scores})
+    return rows
+
+
 def expected_best(scores: NDArray[np.float64], k: int) -> float:
     """Expected maximum of k of the runs: the unbiased estimate, over all subsets of k (Tang et al., 2020).
 

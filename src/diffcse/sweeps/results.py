@@ -1,19 +1,17 @@
-"""The results file of a sweep: one row a run in SQLite, whole after every crash."""
+"""The results of a sweep: one file `scores/RUN.json` a run, each written atomically."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diffcse.errors import UserError
-
-_TABLE = """CREATE TABLE IF NOT EXISTS runs (
-    name TEXT PRIMARY KEY, settings TEXT NOT NULL, scores TEXT, seconds REAL NOT NULL DEFAULT 0, error TEXT)"""
+from diffcse.files import read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,60 +30,66 @@ class Result:
     settings: dict[str, Any]
     scores: dict[str, float] | None = None
     seconds: float = 0.0
-    error: str | None = field(default=None)
+    error: str | None = None
 
 
 class Results:
-    """The runs of a sweep in a file.
+    """The runs of a sweep.
 
     Args:
-        path: of the SQLite file; made if it is not there.
+        folder: of the sweep; the results of one that an older version began are taken over.
 
     Raises:
-        UserError: for a file that is no results file.
+        UserError: for a folder whose results cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._open() as connection:
-            connection.execute(_TABLE)
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:  # commits, or rolls back
-                yield connection
-        except sqlite3.DatabaseError as error:
-            do = "give the folder of a sweep"
-            raise UserError(f"{self.path}", "the results file of a sweep", error, do) from error
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "scores"
+        older = folder / "results.sqlite"
+        if older.is_file() and not self.folder.exists():
+            for result in list(_older(older)):
+                self._write(result)
 
     def plan(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Note a run that is to be made; one that is known stays as it is."""
-        with self._open() as connection:
-            row = (name, json.dumps(dict(settings)))
-            connection.execute("INSERT OR IGNORE INTO runs (name, settings) VALUES (?, ?)", row)
+        """Note a run that is to be made; a run that is known stays as it is."""
+        if not any(result.name == name for result in self.all()):
+            self._write(Result(name=name, settings=dict(settings)))
 
     def record(self, name: str, *, scores: Mapping[str, float], seconds: float, error: str | None) -> None:
-        """Note how a run ended; `seconds` adds to what it took before."""
-        row = (None if error else json.dumps(dict(scores)), seconds, error, name)
-        with self._open() as connection:
-            connection.execute("UPDATE runs SET scores = ?, seconds = seconds + ?, error = ? WHERE name = ?", row)
+        """Note how a planned run ended; `seconds` adds to what it took before."""
+        (before,) = (result for result in self.all() if result.name == name)
+        scored = None if error else dict(scores)
+        self._write(replace(before, scores=scored, seconds=before.seconds + seconds, error=error))
 
     def is_done(self, name: str) -> bool:
-        """Whether the run is finished and scored; a failed one is not."""
+        """Whether the run is finished and scored; a failed run is not."""
         return any(result.name == name and result.scores is not None for result in self.all())
 
     def all(self) -> list[Result]:
         """Every run, in the order of the plan."""
-        with self._open() as connection:
+        contents = []
+        for path in self.folder.glob("*.json"):
+            content = read_json(path, what=str(path), do="remove it, and the same command scores the run again")
+            try:
+                contents.append((content.pop("number"), Result(**content)))
+            except (KeyError, TypeError) as error:
+                raise UserError(str(path), "the scores of a run", error, "remove it") from error
+        return [result for _, result in sorted(contents, key=lambda pair: pair[0])]
+
+    def _write(self, result: Result) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = [known.name for known in self.all()]
+        number = names.index(result.name) if result.name in names else len(names)
+        write_json(self.folder / f"{result.name}.json", {"number": number, **asdict(result)})
+
+
+def _older(path: Path) -> Iterator[Result]:
+    """The rows of a results file of version 0.1, which kept them in SQLite."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
             rows = connection.execute("SELECT name, settings, scores, seconds, error FROM runs ORDER BY rowid")
-            return [
-                Result(
-                    name=name,
-                    settings=json.loads(settings),
-                    scores=json.loads(scores) if scores else None,
-                    seconds=seconds,
-                    error=error,
-                )
-                for name, settings, scores, seconds, error in rows
-            ]
+            for name, settings, scores, seconds, error in rows:
+                scored = json.loads(scores) if scores else None
+                yield Result(name=name, settings=json.loads(settings), scores=scored, seconds=seconds, error=error)
+    except sqlite3.DatabaseError as error:
+        raise UserError(str(path), "the results file of a sweep", error, "give the folder of a sweep") from error
