@@ -3,7 +3,7 @@
 The plain loop does what SentEval does, as straightforwardly as it reads: every occurrence of a sentence is encoded, in
 batches of 128 in the order of the file, task after task; cosines pair by pair; for the transfer tasks one classifier
 after the other, a PyTorch layer trained by autograd and torch's Adam. Ours encodes each different sentence once for all
-tasks together; that time is shared out by each task's number of sentences. `optimum` is the other classifier of ours.
+tasks together; that time is shared out by each task's number of sentences.
 
     python benchmarks/evaluation.py MODEL --senteval ../shared/senteval --tasks sts,SST2,MRPC
 
@@ -47,7 +47,6 @@ from diffcse.evaluation.transfer import (
     Outcome,
     Samples,
     choose,
-    find_optimum,
     follow_senteval,
     prepare,
 )
@@ -69,8 +68,6 @@ class Row:
     ratio: float
     score_ours: float | None
     score_plain: float | None
-    seconds_optimum: float | None
-    score_optimum: float | None
     outer_folds_of_plain: str
 
 
@@ -129,8 +126,6 @@ def _sts_row(model: SentenceTransformer, task: Task, embedded: Embedded, encodin
         ratio=seconds / ours,
         score_ours=found.get("spearman"),
         score_plain=plain,
-        seconds_optimum=None,
-        score_optimum=None,
         outer_folds_of_plain="",
     )
 
@@ -138,7 +133,6 @@ def _sts_row(model: SentenceTransformer, task: Task, embedded: Embedded, encodin
 def _transfer_row(model: SentenceTransformer, task: Task, embedded: Embedded, encoding: float, folds: int) -> Row:
     data, designs = prepare(task, embedded, "test")
     ours, seconds = _timed(lambda: [follow_senteval(data, design) for design in designs])
-    optimum, seconds_optimum = _timed(lambda: find_optimum(data, designs))
     some = designs[:folds]
     plain, seconds_plain = _timed(lambda: [plain_classifier(data, design) for design in some])
     _, encoding_plain = _timed(lambda: plain_encode(model, task.sentences()))
@@ -150,8 +144,6 @@ def _transfer_row(model: SentenceTransformer, task: Task, embedded: Embedded, en
         ratio=seconds_plain / (encoding + seconds),
         score_ours=_accuracy(data, some, ours),
         score_plain=_accuracy(data, some, plain),
-        seconds_optimum=encoding + seconds_optimum,
-        score_optimum=_accuracy(data, some, optimum),
         outer_folds_of_plain=f"{len(some)} of {len(designs)}" if len(designs) > 1 else "",
     )
 
@@ -173,8 +165,6 @@ def _sum(name: str, rows: list[Row]) -> Row:
         ratio=plain / ours,
         score_ours=float(np.mean([a for a, _ in both])) if both else None,
         score_plain=float(np.mean([b for _, b in both])) if both else None,
-        seconds_optimum=None,
-        score_optimum=None,
         outer_folds_of_plain="",
     )
 
@@ -275,7 +265,7 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 def _table(rows: list[Row]) -> Table:
     table = Table(title="Evaluation: ours and a plain SentEval-style loop")
     table.add_column("task", no_wrap=True)
-    for heading in ("ours s", "plain s", "ratio", "ours", "plain", "difference", "optimum s", "optimum", "difference"):
+    for heading in ("ours s", "plain s", "ratio", "ours", "plain", "difference"):
         table.add_column(heading, justify="right")
     table.add_column("outer folds of plain")
     for row in rows:
@@ -285,9 +275,6 @@ def _table(rows: list[Row]) -> Table:
             f"{row.seconds_plain:.1f}",
             f"{row.ratio:.1f}",
             *_compared(row.score_ours, row.score_plain),
-            "" if row.seconds_optimum is None else f"{row.seconds_optimum:.1f}",
-            _points(row.score_optimum),
-            _difference(row.score_optimum, row.score_plain),
             row.outer_folds_of_plain,
         )
     return table

@@ -83,7 +83,7 @@ def test_the_numbers_are_those_of_the_model(data: Path, model: str, tmp_path: Pa
 
 
 def test_transfer_and_published_rows(data: Path, model: str) -> None:
-    done = run(model, "--senteval", data, "--tasks", "CR,STS13", "--classifier", "optimum", "--published")
+    done = run(model, "--senteval", data, "--tasks", "MRPC,STS13", "--published")
     lines = done.stdout.splitlines()
     assert any("published: DiffCSE-BERT-base" in line and "78.49" in line for line in lines)
     assert any("published: DiffCSE-RoBERTa-base" in line and "87.04" in line for line in lines)

@@ -33,7 +33,7 @@ def test_commands_and_their_options_exist(command: str) -> None:
 def test_the_json_is_of_the_form_of_the_results(tmp_path: Path) -> None:
     (shown,) = (json.loads(text) for kind, text in BLOCKS if kind == "json")
     layout = Layout(tmp_path, at_most=60).write("STS12", "STSBenchmark", "MR", "MRPC")
-    planned = plan(layout.root, select("STS12,STSBenchmark,MR,MRPC"), classifier="optimum", official_rows=False)
+    planned = plan(layout.root, select("STS12,STSBenchmark,MR,MRPC"), official_rows=False)
     _subset(shown, evaluate(BagOfWords().encode, planned), optional={"pairs", "analyses", "truncated", "limit"})
 
 

@@ -1,10 +1,12 @@
-"""`diffcse data fetch` against a real server on this machine and archives of every bad kind."""
+"""`diffcse data fetch` against a Hub on this machine and archives of every bad kind."""
 
 from __future__ import annotations
 
 import io
 import socket
 import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,25 @@ from diffcse.evaluation import fetch as fetching
 from diffcse.evaluation.senteval import read_tasks
 from diffcse.evaluation.tasks import ALL_TASKS
 from tests.evaluation.layout import Layout
-from tests.evaluation.server import Site, serving
+from tests.evaluation.server import Hub, serving
+
+Serve = Callable[..., AbstractContextManager[Hub]]
+LOCK = ".fetch.lock"
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Serves an archive as the Hub does, to a client with an empty cache."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+
+    @contextmanager
+    def serve(content: bytes, **options: object) -> Iterator[Hub]:
+        with serving(Hub(content, **options)) as site:
+            monkeypatch.setattr(fetching, "ENDPOINT", site.url)
+            yield site
+
+    return serve
 
 
 @pytest.fixture(scope="module")
@@ -59,71 +79,84 @@ def run(*arguments: object) -> Result:
 
 
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != LOCK}
 
 
-def test_fetch_then_nothing_to_do(tmp_path: Path, data: Path, archive: bytes) -> None:
-    with serving(Site(archive)) as site:
-        done = run("fetch", tmp_path / "new" / "folder", "--url", site.url)
+def test_fetch_then_nothing_to_do(tmp_path: Path, hub: Serve, data: Path, archive: bytes) -> None:
+    with hub(archive):
+        done = run("fetch", tmp_path / "new" / "folder")
     assert done.exit_code == 0, done.output
     assert files(tmp_path / "new" / "folder") == files(data)
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["STSBenchmark", "whole", "train", "5749,", "dev", "1500,", "test", "1379"] in lines
     assert ["SST2", "whole", "train", "67349,", "dev", "872,", "test", "1821"] in lines
     assert {line[0] for line in lines if line[1:2] == ["whole"]} == set(ALL_TASKS)
-    again = run("fetch", tmp_path / "new" / "folder", "--url", site.url)  # the server is gone
+    again = run("fetch", tmp_path / "new" / "folder")  # the server is gone
     assert again.exit_code == 0 and "is complete; nothing to do" in again.stderr
 
 
-def test_a_kill_in_the_middle_and_the_same_command_again(tmp_path: Path, small: bytes) -> None:
-    with serving(Site(small, drop_after=len(small) // 2)) as site:
-
-        def kill(done: int, total: int | None) -> None:
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            fetching.fetch(tmp_path, url=site.url, on_progress=kill)
-        assert not (tmp_path / "downstream").exists() and "senteval.tar.part" in files(tmp_path)
+def test_a_broken_connection_and_the_same_command_again(
+    tmp_path: Path, hub: Serve, small: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    with hub(small, drop_after=len(small) // 2) as site:
+        with pytest.raises(UserError, match=r"senteval.tar must be in the cache, or on a Hub that can be reached"):
+            fetching.fetch(tmp_path)
+        assert files(tmp_path) == set()
         site.drop_after = None
-        assert [task.name for task in fetching.fetch(tmp_path, url=site.url).tasks] == ["MR"]
-    assert site.asked[0] is None and site.asked[1].startswith("bytes=")
-    assert {path.name for path in tmp_path.iterdir()} == {"downstream"}
+        assert [task.name for task in fetching.fetch(tmp_path).tasks] == ["MR"]
+    assert {path.name for path in tmp_path.iterdir()} == {"downstream", LOCK}
 
 
-def test_an_archive_brought_by_hand_needs_no_network(
+def test_the_digest_that_the_hub_names_is_checked(tmp_path: Path, hub: Serve, small: bytes) -> None:
+    with hub(small, digest="1" * 64):
+        for _ in range(2):  # the bad file is not found in the cache
+            with pytest.raises(
+                UserError, match=r"senteval.tar must be a file with SHA-256 1{64}; got [0-9a-f]{64}; run"
+            ):
+                fetching.fetch(tmp_path)
+    assert files(tmp_path) == set()
+
+
+def test_an_archive_put_there_by_hand_needs_no_network(
     tmp_path: Path, small: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffcse.evaluation.fetch.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE must be unset.*download https?://.*senteval\.tar by hand to"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    by_hand = rf"put https?://.*senteval\.tar to {tmp_path}/senteval.tar by hand and run this again"
+    with pytest.raises(UserError, match=rf"got HF_HUB_OFFLINE; run this again with a network, or {by_hand}"):
         run("fetch", tmp_path)
     (tmp_path / "senteval.tar").write_bytes(small)
     assert run("fetch", tmp_path).exit_code == 1  # for all but MR are missing
     assert (tmp_path / "senteval.tar").exists() and [task.name for task in read_tasks(tmp_path).tasks] == ["MR"]
 
 
-def test_without_network(tmp_path: Path) -> None:
+def test_without_network_it_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/senteval.tar"
-        with pytest.raises(UserError, match=rf"{url} must be reachable; .*by hand to {tmp_path}/senteval.tar and run"):
-            run("fetch", tmp_path, "--url", url)
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setattr(fetching, "ENDPOINT", url)
+        with pytest.raises(
+            UserError, match=rf"got no connection to {url} .*or put {url}/.* to {tmp_path}/senteval.tar"
+        ):
+            run("fetch", tmp_path)
 
 
 def test_the_address_is_the_hubs() -> None:
     assert fetching.archive_url().endswith("/datasets/princeton-nlp/datasets-for-simcse/resolve/main/senteval.tar")
 
 
-def test_an_archive_in_which_a_task_is_short(tmp_path: Path) -> None:
+def test_an_archive_in_which_a_task_is_short(tmp_path: Path, hub: Serve) -> None:
     layout = Layout(tmp_path / "made").write("MR", "STSBenchmark")
     path = layout.path("MR", "rt-polarity.pos")
     path.write_bytes(b"\n".join(path.read_bytes().splitlines()[:-1]))
-    with serving(Site(packed(layout.root / "downstream"))) as site:  # one folder deeper than the authors' archive
-        done = run("fetch", tmp_path / "new", "--url", site.url)
+    with hub(packed(layout.root / "downstream")):  # one folder deeper than the authors' archive
+        done = run("fetch", tmp_path / "new")
     assert done.exit_code == 1
     assert f"MR: {tmp_path / 'new' / 'downstream'}" in done.stderr and "5331 rows; got 5330" in done.stderr
     assert "TREC: " in done.stderr and "STSBenchmark whole" in " ".join(done.stdout.split())
     with pytest.raises(UserError, match=r"downstream must be complete; got faults in STS12, .*, MRPC; remove it"):
-        run("fetch", tmp_path / "new", "--url", site.url)
+        run("fetch", tmp_path / "new")
     assert run("check", tmp_path / "new").exit_code == 1
 
 
@@ -142,12 +175,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_archive_leaves_nothing(tmp_path: Path, kind: str) -> None:
+def test_a_bad_archive_leaves_nothing(tmp_path: Path, hub: Serve, kind: str) -> None:
     content, match = BAD[kind]
     target = tmp_path / "folder"
-    with serving(Site(content)) as site, pytest.raises(UserError, match=f"senteval.tar must be .*{match}"):
-        fetching.fetch(target, url=site.url)
-    assert list(target.iterdir()) == [] and [path.name for path in tmp_path.iterdir()] == ["folder"]
+    with hub(content), pytest.raises(UserError, match=f"senteval.tar must be .*{match}"):
+        fetching.fetch(target)
+    assert [path.name for path in target.iterdir()] == [LOCK] and [path.name for path in tmp_path.iterdir()] == [
+        "folder"
+    ]
 
 
 def test_an_archive_that_grows_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,5 +203,5 @@ def test_something_else_in_the_place(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="downstream must be absent; got something there; remove it"):
         fetching.fetch(tmp_path)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="file must be a folder that can be written"):
+    with pytest.raises(UserError, match="file must be on a disk that can be written to"):
         fetching.fetch(tmp_path / "file")

@@ -4,7 +4,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
@@ -18,7 +17,6 @@ from diffcse.evaluation.transfer import (
     by_folds,
     choose,
     f1,
-    find_optimum,
     follow_senteval,
     prepare,
     samples,
@@ -73,25 +71,6 @@ class Reference:
             return self.model(torch.tensor(x, dtype=torch.float32)).argmax(1).numpy()
 
 
-class Optimum:
-    """The optimum of the same objective by scikit-learn; the bias is a feature, since it is penalised too."""
-
-    def __init__(self, features: int, classes: int, l2: float, *, fast: bool) -> None:
-        self.classes, self.l2 = classes, l2
-
-    def fit(self, x: np.ndarray, y: np.ndarray, dev: tuple[np.ndarray, np.ndarray] | None = None) -> float:
-        c = (2 if self.classes == 2 else 1) / (self.l2 * len(y))
-        model = LogisticRegression(C=c, fit_intercept=False, tol=1e-8, max_iter=100_000)
-        self.model = model.fit(np.c_[x, np.ones(len(x))], y)
-        return 0.0 if dev is None else float((self.predict(dev[0]) == dev[1]).mean())
-
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        return self.model.predict(np.c_[x, np.ones(len(x))])
-
-
-KINDS = {"senteval": Reference, "optimum": Optimum}
-
-
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Task]:
     root = tmp_path_factory.mktemp("data")
@@ -107,14 +86,14 @@ def folds(y: np.ndarray, k: int):
     return StratifiedKFold(n_splits=k, shuffle=True, random_state=1111).split(y[:, None], y)
 
 
-def tuned_plainly(kind: str, x: np.ndarray, y: np.ndarray, k: int, *, fast: bool = False):
+def tuned_plainly(x: np.ndarray, y: np.ndarray, k: int, *, fast: bool = False):
     """SentEval's cross-validation, one fit after the other."""
     classes, scores = int(y.max()) + 1, []
     for l2 in STRENGTHS:
-        right = [KINDS[kind](x.shape[1], classes, l2, fast=fast).fit(x[a], y[a], (x[b], y[b])) for a, b in folds(y, k)]
+        right = [Reference(x.shape[1], classes, l2, fast=fast).fit(x[a], y[a], (x[b], y[b])) for a, b in folds(y, k)]
         scores.append(np.mean(right))
     best = int(np.argmax([round(100 * score, 2) for score in scores]))
-    final = KINDS[kind](x.shape[1], classes, STRENGTHS[best], fast=fast)
+    final = Reference(x.shape[1], classes, STRENGTHS[best], fast=fast)
     final.fit(x, y)
     return STRENGTHS[best], scores[best], final
 
@@ -141,35 +120,32 @@ def test_pairs_become_difference_and_product_sorted_by_both_lengths() -> None:
     np.testing.assert_array_equal(found.features, np.hstack([np.abs(u - v), u * v]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_nested_folds_equal_a_plain_loop(tasks: dict[str, Task], kind: str) -> None:
+def test_nested_folds_equal_a_plain_loop(tasks: dict[str, Task]) -> None:
     embedded = embed(BagOfWords().encode, tasks["MR"].sentences())
     x, y = split(samples(tasks["MR"].parts["all"], embedded))
-    plain = [tuned_plainly(kind, x[train], y[train], 5, fast=True) for train, _ in folds(y, 5)]
-    found = score_task(tasks["MR"], embedded, mode="dev", classifier=kind)
+    plain = [tuned_plainly(x[train], y[train], 5, fast=True) for train, _ in folds(y, 5)]
+    found = score_task(tasks["MR"], embedded, mode="dev")
     assert found["l2"] == [l2 for l2, _, _ in plain]
     assert found["accuracy"] == pytest.approx(np.mean([dev for _, dev, _ in plain]), abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_outer_fold_of_ten_equals_a_plain_loop(tasks: dict[str, Task], kind: str) -> None:
+def test_one_outer_fold_of_ten_equals_a_plain_loop(tasks: dict[str, Task]) -> None:
     embedded = embed(BagOfWords().encode, tasks["MR"].sentences())
     data, designs = prepare(tasks["MR"], embedded, "test")
     assert len(designs) == 10
     train, test = next(iter(folds(data.labels, 10)))
-    l2, dev, model = tuned_plainly(kind, data.features[train], data.labels[train], 10)
-    outcome = follow_senteval(data, designs[0]) if kind == "senteval" else find_optimum(data, designs[:1])[0]
+    l2, dev, model = tuned_plainly(data.features[train], data.labels[train], 10)
+    outcome = follow_senteval(data, designs[0])
     assert (outcome.l2, outcome.dev) == (l2, pytest.approx(dev, abs=1e-12))
     np.testing.assert_array_equal(outcome.predicted, model.predict(data.features[test]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["TREC", "MRPC"])
-def test_folds_of_the_training_part_equal_a_plain_loop(tasks: dict[str, Task], name: str, kind: str) -> None:
+def test_folds_of_the_training_part_equal_a_plain_loop(tasks: dict[str, Task], name: str) -> None:
     embedded = embed(BagOfWords().encode, tasks[name].sentences())
-    found = score_task(tasks[name], embedded, classifier=kind)
+    found = score_task(tasks[name], embedded)
     train, test = (split(samples(tasks[name].parts[part], embedded)) for part in ("train", "test"))
-    l2, dev, model = tuned_plainly(kind, *train, 10)
+    l2, dev, model = tuned_plainly(*train, 10)
     predicted = model.predict(test[0])
     assert found["l2"] == [l2]
     assert found["dev"]["accuracy"] == pytest.approx(dev, abs=1e-12)
@@ -179,14 +155,13 @@ def test_folds_of_the_training_part_equal_a_plain_loop(tasks: dict[str, Task], n
 
 
 @pytest.mark.parametrize("mode", ["test", "dev"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_sst2_is_tuned_on_dev(tasks: dict[str, Task], kind: str, mode: str) -> None:
+def test_sst2_is_tuned_on_dev(tasks: dict[str, Task], mode: str) -> None:
     embedded = embed(BagOfWords().encode, tasks["SST2"].sentences())
-    found = score_task(tasks["SST2"], embedded, classifier=kind, mode=mode)
+    found = score_task(tasks["SST2"], embedded, mode=mode)
     train, dev, test = (split(samples(tasks["SST2"].parts[part], embedded)) for part in ("train", "dev", "test"))
     models, scores = [], []
     for l2 in STRENGTHS:
-        models.append(KINDS[kind](train[0].shape[1], 2, l2, fast=mode == "dev"))
+        models.append(Reference(train[0].shape[1], 2, l2, fast=mode == "dev"))
         scores.append(models[-1].fit(*train, dev))
     best = int(np.argmax([round(100 * score, 2) for score in scores]))
     assert found["l2"] == [STRENGTHS[best]] and found["dev"]["accuracy"] == scores[best]
@@ -216,8 +191,7 @@ def test_no_test_row_is_learnt_from_or_tuned_on() -> None:
             assert not set(learn) & set(check) and set(learn) | set(check) == set(one.train)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_test_labels_do_not_leak(kind: str) -> None:
+def test_test_labels_do_not_leak() -> None:
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(120, 5)).astype(np.float32), rng.integers(0, 2, 120)
     train, test = next(iter(stratified(labels, 5)))
@@ -227,7 +201,7 @@ def test_test_labels_do_not_leak(kind: str) -> None:
     outcomes = []
     for known in (labels, flipped):
         data = Samples(features=features, labels=known)
-        outcomes.append(follow_senteval(data, one) if kind == "senteval" else find_optimum(data, [one])[0])
+        outcomes.append(follow_senteval(data, one))
     before, after = outcomes
     assert (before.l2, before.dev) == (after.l2, after.dev)
     np.testing.assert_array_equal(before.predicted, after.predicted)
@@ -239,7 +213,7 @@ def test_labels_of_noise_are_not_found() -> None:
     texts = [f"t{i}" for i in range(600)]
     embedded = Embedded(row={text: i for i, text in enumerate(texts)}, vectors=rng.normal(size=(600, 60)))
     task = Task(name="MR", parts={"all": Labelled(texts=texts, labels=rng.integers(0, 2, 600))})
-    assert abs(score_task(task, embedded, classifier="optimum")["accuracy"] - 0.5) < 0.07
+    assert abs(score_task(task, embedded)["accuracy"] - 0.5) < 0.07
 
 
 def test_a_tie_takes_the_weaker_strength() -> None:

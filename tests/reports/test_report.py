@@ -80,7 +80,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     lines = path.read_text(encoding="utf-8").splitlines()
     same = [f"g\tf\ty\t0\t5.0\t{EVIL} the dog\t{EVIL} the old dog", "g\tf\ty\t0\t5.0\ta cat sleeps\tthe cat sleeps"]
     path.write_text("\n".join([*same, *lines[2:]]) + "\n", encoding="utf-8")
-    made = plan(layout.root, select("STS12,STSBenchmark,MR,MRPC"), classifier="optimum", official_rows=False)
+    made = plan(layout.root, select("STS12,STSBenchmark,MR,MRPC"), official_rows=False)
     analysed = next(task for task in made.tasks if task.name == "STSBenchmark").parts["test"]
     assert isinstance(analysed, ScoredPairs)
     return Plan(**{**made.__dict__, "analysed": analysed, "pairs": analysed})

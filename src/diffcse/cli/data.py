@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diffcse.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from diffcse.evaluation.senteval import Reading
 
 app = typer.Typer(name="data", help="Bring and check SentEval's evaluation data.", no_args_is_help=True)
@@ -24,12 +20,8 @@ def fetch(
     folder: Annotated[
         Path, typer.Argument(help="Folder for the data, later given to `diffcse evaluate --senteval`.")
     ] = Path("senteval"),
-    url: Annotated[
-        Optional[str],  # noqa: UP045  (typer reads this form on 3.10)
-        typer.Option(help="Address of the archive. Default: the one of the SimCSE authors on the Hub."),
-    ] = None,
 ) -> None:
-    """Download SentEval's data (90 MB), unpack it and count the rows of all 14 tasks; the same command resumes."""
+    """Download SentEval's data (90 MB), unpack it and count the rows of all 14 tasks."""
     from rich.console import Console
 
     from diffcse.evaluation import fetch as fetching
@@ -44,8 +36,7 @@ def fetch(
             raise UserError(str(folder / "downstream"), "complete", got, "remove it, or name another folder")
         err.print(f"{folder} is complete; nothing to do", soft_wrap=True, markup=False, highlight=False)
         return
-    with _bytes(err) as advance:
-        reading = fetching.fetch(folder, url=url, on_progress=advance)
+    reading = fetching.fetch(folder)
     show(reading)
     if reading.problems:
         raise typer.Exit(1)
@@ -66,36 +57,20 @@ def check(
 
 def show(reading: Reading) -> None:
     """Rows of each task on stdout; what is missing on stderr."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from diffcse.evaluation.fetch import counts
     from diffcse.evaluation.tasks import ALL_TASKS
+    from diffcse.reports import terminal
+    from diffcse.reports.table import Table
 
-    found = counts(reading)
-    whole = set(found) - {problem.task for problem in reading.problems}
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("task", "", "rows"):
-        table.add_column(heading)
+    tasks = counts(reading)
+    whole = set(tasks) - {problem.task for problem in reading.problems}
+    rows = []
     for name in ALL_TASKS:
-        state = "whole" if name in whole else "in part" if name in found else "missing"
-        table.add_row(name, state, ", ".join(f"{part} {rows}" for part, rows in found.get(name, {}).items()))
-    out, err = Console(), Console(stderr=True)
-    out.width = max(out.width, 120) if not out.is_terminal else out.width
-    out.print(table)
+        state = "whole" if name in whole else "in part" if name in tasks else "missing"
+        rows.append((name, state, ", ".join(f"{part} {count}" for part, count in tasks.get(name, {}).items())))
+    terminal.show(Console(), Table(title="SentEval's tasks", columns=("task", "", "rows"), rows=rows, words=3))
+    err = Console(stderr=True)
     for problem in reading.problems:
         err.print(problem.line, soft_wrap=True, markup=False, highlight=False)
-
-
-@contextmanager
-def _bytes(console: Console) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar of bytes on a terminal, nothing elsewhere."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    text = TextColumn("{task.description}")
-    columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, disable=not console.is_terminal)
-    task = bar.add_task("senteval", total=None)
-    with bar:
-        yield lambda done, total: bar.update(task, completed=done, total=total)

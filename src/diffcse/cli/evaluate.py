@@ -43,13 +43,6 @@ def evaluate(
     mode: Annotated[
         Literal["test", "dev"], typer.Option(help="Test scores, or the dev scores that settings are chosen by.")
     ] = "test",
-    classifier: Annotated[
-        Literal["senteval", "optimum"],
-        typer.Option(
-            help="Transfer tasks: SentEval's own classifier, stopped early (the published numbers), or the optimum of "
-            "the same regression (without a seed; far faster on nested folds; up to a point apart)."
-        ),
-    ] = "senteval",
     json: Annotated[Optional[Path], typer.Option(help="Write the results here.")] = None,  # noqa: UP045
     pairs: Annotated[
         Optional[Path],  # noqa: UP045
@@ -98,7 +91,7 @@ def evaluate(
             raise UserError("--ir", "used without --senteval and --pairs", "both", "make two runs of them")
         search_collections(models, ir, options, json)
         return
-    how: dict[str, Any] = {"mode": mode, "protocol": protocol, "classifier": classifier, "train_splits": train_splits}
+    how: dict[str, Any] = {"mode": mode, "protocol": protocol, "train_splits": train_splits}
     plan = make_plan(senteval, tasks, how, analyses=analyses, own=own_pairs(pairs, columns))
     if compare:
         check_comparable(plan)

@@ -1,30 +1,37 @@
-"""SentEval's data as the SimCSE authors publish it: brought, unpacked and counted.
+"""SentEval's data as the SimCSE authors publish it: downloaded, unpacked and counted.
 
 The archive holds the folders of the tasks (CR, MR, STS, ...); they become `FOLDER/downstream`, which is where
-`--senteval FOLDER` looks for them. Nothing is there until all of it is.
+`--senteval FOLDER` looks for them. `downstream` appears when all of it is there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
+import socket
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from filelock import FileLock, Timeout
-from huggingface_hub import constants, hf_hub_url
+from huggingface_hub import constants, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever HTTP library it uses
 
 from diffcse.errors import UserError
-from diffcse.evaluation.download import OnBytes, download
 from diffcse.evaluation.senteval import Reading, read_tasks
 from diffcse.evaluation.tasks import ALL_TASKS
+from diffcse.files import disk_errors, exclusive
 
 REPOSITORY, ARCHIVE = "princeton-nlp/datasets-for-simcse", "senteval.tar"
+ENDPOINT = constants.ENDPOINT
+"""The Hub's address, or the one in HF_ENDPOINT."""
+
 TASK_FOLDERS = {"STS", "SICK", "MR", "CR", "MPQA", "SUBJ", "SST", "TREC", "MRPC"}
 
 _MOST_BYTES = 2_000_000_000
@@ -33,7 +40,7 @@ _MOST_FILES = 20_000
 
 def archive_url() -> str:
     """Where the archive is; `HF_ENDPOINT` names another Hub."""
-    return hf_hub_url(REPOSITORY, ARCHIVE, repo_type="dataset")
+    return hf_hub_url(REPOSITORY, ARCHIVE, repo_type="dataset", endpoint=ENDPOINT)
 
 
 def check(folder: Path) -> Reading:
@@ -54,13 +61,13 @@ def _rows(part: Any) -> int:
     return len(part.scores) if hasattr(part, "scores") else len(part.labels)
 
 
-def fetch(folder: Path, *, url: str | None = None, on_progress: OnBytes = lambda done, total: None) -> Reading:
+def fetch(folder: Path) -> Reading:
     """Make `folder` hold SentEval's data; an archive that lies in it already is used instead of the network.
+
+    The download goes through the Hub's cache; its client resumes where a connection breaks.
 
     Args:
         folder: made where it is missing; gets `downstream`.
-        url: of the archive; None for the Hub's.
-        on_progress: called with bytes brought and all.
 
     Raises:
         UserError: something else is in the place, no network, an unsafe or damaged archive, none of the tasks in it.
@@ -68,54 +75,62 @@ def fetch(folder: Path, *, url: str | None = None, on_progress: OnBytes = lambda
     if (folder / "downstream").exists():
         do = "remove it, or name another folder"
         raise UserError(f"{folder / 'downstream'}", "absent", "something there", do)
-    with _alone(folder):
-        archive = folder / ARCHIVE
-        brought = not archive.exists()
-        if brought:
-            if url is None and constants.HF_HUB_OFFLINE:
-                do = f"unset it, or download {archive_url()} by hand to {archive} and run this again"
-                raise UserError("HF_HUB_OFFLINE", "unset to download", "set", do)
-            download(url or archive_url(), archive, on_progress=on_progress)
-        try:
-            reading = _unpack(archive, folder)
-        except UserError:
-            if brought:  # or the next run would find the bad one
-                archive.unlink(missing_ok=True)
-            raise
-        if brought:
-            archive.unlink(missing_ok=True)
-        return reading
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    try:
+    with disk_errors(str(folder), "choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".fetch.lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(str(folder), "used by one process", "another one at work", "wait for it") from error
-    except OSError as error:
-        raise UserError(str(folder), "a folder that can be written", error.strerror, "choose another one") from error
+    with exclusive(folder / ".fetch.lock", str(folder)):
+        archive = folder / ARCHIVE
+        return _unpack(archive if archive.exists() else _download(archive), folder)
+
+
+def _download(by_hand: Path) -> Path:
+    """The archive in the Hub's cache, with the content that the Hub says it has.
+
+    Args:
+        by_hand: where an archive that was downloaded elsewhere can be put.
+    """
+    do = f"run this again with a network, or put {archive_url()} to {by_hand} by hand and run this again"
+    problem = None if constants.HF_HUB_OFFLINE else _no_connection()
+    if problem:
+        raise UserError(ARCHIVE, "in the cache, or on a Hub that can be reached", problem, do)
     try:
-        yield
-    finally:
-        lock.release()
-        (folder / ".fetch.lock").unlink(missing_ok=True)
+        path = Path(hf_hub_download(REPOSITORY, ARCHIVE, repo_type="dataset", endpoint=ENDPOINT))
+    except (OSError, HTTPError) as error:
+        got = "HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else " ".join(str(error).split())
+        raise UserError(ARCHIVE, "in the cache, or on a Hub that can be reached", got, do) from error
+    content = path.resolve()  # the cache names a large file by the SHA-256 that the Hub gives for it
+    with content.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if re.fullmatch("[0-9a-f]{64}", content.name) and found != content.name:
+        content.unlink()  # or the next run would use it
+        raise UserError(ARCHIVE, f"a file with SHA-256 {content.name}", found, "run this again")
+    return path
+
+
+def _no_connection() -> str | None:
+    """What the network said, or None where the Hub answers or a proxy stands before it; its client tries for 23 s."""
+    scheme, address = urlsplit(ENDPOINT)[:2]
+    if scheme in getproxies():
+        return None
+    host, _, port = address.partition(":")
+    try:
+        socket.create_connection((host, int(port or (443 if scheme == "https" else 80))), timeout=10).close()
+    except OSError as error:
+        return f"no connection to {ENDPOINT} ({error.strerror or error})"
+    return None
 
 
 def _unpack(archive: Path, folder: Path) -> Reading:
-    beside = folder / f".unpack.{os.getpid()}.part"
-    shutil.rmtree(beside, ignore_errors=True)
+    new = folder / f".unpack.{os.getpid()}.part"
+    shutil.rmtree(new, ignore_errors=True)
     try:
-        unpack(archive, beside / "archive")
-        _tasks_folder(archive, beside / "archive").rename(beside / "downstream")
-        reading = check(beside)
+        unpack(archive, new / "archive")
+        _tasks_folder(archive, new / "archive").rename(new / "downstream")
+        reading = check(new)
         if not reading.tasks:
             raise _wrong(archive, "an archive with SentEval's tasks", "none that can be read")
-        (beside / "downstream").rename(folder / "downstream")
+        (new / "downstream").rename(folder / "downstream")
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
     return check(folder) if reading.problems else reading  # so that problems name the files where they are now
 
 
@@ -130,8 +145,6 @@ def unpack(archive: Path, target: Path) -> None:
         UserError: not a whole archive, or one with links, devices, paths that lead outside, or too much in it.
     """
     target.mkdir(parents=True)
-    # Before Python 3.10.12 there is no such filter; the checks of our own allow nothing that it would stop.
-    safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     try:
         with tarfile.open(archive) as tar:
             members = list(_checked(archive, tar))
@@ -139,7 +152,7 @@ def unpack(archive: Path, target: Path) -> None:
             if need > free:
                 raise UserError(str(target), f"on a disk with {need / 1e6:.0f} MB free", free, "free some space")
             for member in members:
-                tar.extract(member, target, **safely)
+                tar.extract(member, target, filter="data")
     except (tarfile.TarError, EOFError, zlib.error, LZMAError) as error:
         raise _wrong(archive, "a whole tar archive", error) from error
     except OSError as error:

@@ -21,7 +21,6 @@ from diffcse.evaluation.tasks import (
     GROUPS,
     HEADLINE,
     STS_TASKS,
-    Classifier,
     Group,
     Mode,
     Protocol,
@@ -54,7 +53,6 @@ class Plan:
         problems: what is left out and why.
         mode: test, or dev (the scores that settings are chosen by).
         protocol: how the subsets of STS12-16 become one number.
-        classifier: of the transfer tasks.
         pairs: labelled pairs of the user's own.
         analysed: STSBenchmark pairs for the analyses, of the split that the mode names.
     """
@@ -63,7 +61,6 @@ class Plan:
     problems: tuple[Problem, ...] = ()
     mode: Mode = "test"
     protocol: Protocol = "all"
-    classifier: Classifier = "senteval"
     pairs: ScoredPairs | None = None
     analysed: ScoredPairs | None = None
 
@@ -98,7 +95,6 @@ def plan(
     *,
     mode: Mode = "test",
     protocol: Protocol = "all",
-    classifier: Classifier = "senteval",
     train_splits: bool = False,
     official_rows: bool = True,
 ) -> Plan:
@@ -109,7 +105,6 @@ def plan(
         selection: from `select`.
         mode: test or dev.
         protocol: all, mean or wmean.
-        classifier: senteval or optimum.
         train_splits: score the train splits of STSBenchmark and SICKRelatedness too.
         official_rows: whether each file must have the official number of rows.
 
@@ -126,7 +121,7 @@ def plan(
     for problem in reading.problems:
         if problem.task in selection.explicit - runnable or not runnable:
             raise problem.error
-    return Plan(tasks=tasks, problems=reading.problems, mode=mode, protocol=protocol, classifier=classifier)
+    return Plan(tasks=tasks, problems=reading.problems, mode=mode, protocol=protocol)
 
 
 def evaluate(
@@ -168,7 +163,7 @@ def _score(task: Task, embedded: Embedded, plan: Plan) -> dict[str, Any]:
         return sts.score_task(task, embedded, protocol=plan.protocol, mode=plan.mode)
     from diffcse.evaluation.transfer import score_task  # brings scikit-learn, which STS does not need
 
-    return score_task(task, embedded, mode=plan.mode, classifier=plan.classifier)
+    return score_task(task, embedded, mode=plan.mode)
 
 
 def results(

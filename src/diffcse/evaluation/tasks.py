@@ -17,8 +17,6 @@ Mode = Literal["test", "dev"]
 Protocol = Literal["all", "mean", "wmean"]
 """How subsets become one number: one correlation over all their pairs together (what the paper reports; Gao et al.,
 2021, appendix B), the mean of the subsets' correlations, or the mean weighted by their size."""
-Classifier = Literal["senteval", "optimum"]
-"""SentEval's own, stopped early, or the optimum of the same regression."""
 
 STS_TASKS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STSBenchmark", "SICKRelatedness")
 TRANSFER_TASKS = ("MR", "CR", "SUBJ", "MPQA", "SST2", "TREC", "MRPC")

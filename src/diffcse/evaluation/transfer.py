@@ -5,16 +5,13 @@ Legend: `N` rows, `D` features, `S` strengths, `K` sets of rows to learn from.
 What SentEval does (Conneau & Kiela, 2018; the version of the SimCSE authors): samples are sorted by length in words and
 label; folds are stratified, shuffled with seed 1111; the L2 strength is the best of 10^-5, 10^-4, 10^-3, 10^-2 by dev
 accuracy, rounded to two decimals, the weaker one on a tie. MR, CR, SUBJ, MPQA: nested folds. SST2: tuned on dev. TREC,
-MRPC: tuned by folds of the training part. Ten folds in test mode, five in dev mode.
-
-Two classifiers: SentEval's own, stopped early (`classifier.py`), whose scores are the published ones; and the optimum
-of the same objective (`logistic.py`), which has no seed, holds no rows out, is far faster on folds, and scores up to a
-point otherwise (benchmarks/evaluation.py shows both beside a plain SentEval loop).
+MRPC: tuned by folds of the training part. Ten folds in test mode, five in dev mode. The classifier is stopped early, as
+SentEval stops it (`classifier.py`): the optimum of the same regression scores up to a point otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,8 +21,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from diffcse.evaluation.classifier import FAST, FULL, Schedule, fit, with_ones
 from diffcse.evaluation.embed import Embedded
-from diffcse.evaluation.logistic import fit_many
-from diffcse.evaluation.tasks import Classifier, Labelled, LabelledPairs, Mode, Part, Task, needed_parts
+from diffcse.evaluation.tasks import Labelled, LabelledPairs, Mode, Part, Task, needed_parts
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
 SEED = 1111
@@ -79,33 +75,28 @@ class Outcome:
     predicted: Classes | None
 
 
-def score_task(
-    task: Task, embedded: Embedded, *, mode: Mode = "test", classifier: Classifier = "senteval"
-) -> dict[str, Any]:
+def score_task(task: Task, embedded: Embedded, *, mode: Mode = "test") -> dict[str, Any]:
     """Results of one transfer task.
 
     `accuracy` is that of the test rows (in dev mode: the one it was tuned by), `dev` the one it was tuned by, `l2` the
     strengths that were chosen; MRPC has `f1` of its test rows too.
     """
     data, designs = prepare(task, embedded, mode)
-    if classifier == "senteval":
-        outcomes = [follow_senteval(data, design, SCHEDULES[mode]) for design in designs]
-    else:
-        outcomes = find_optimum(data, designs)
+    outcomes = [follow_senteval(data, design, SCHEDULES[mode]) for design in designs]
     dev = float(np.mean([outcome.dev for outcome in outcomes]))
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "dev": {"accuracy": dev},
         "l2": [outcome.l2 for outcome in outcomes],
-        "classifier": classifier,
+        "classifier": "senteval",
     }
     if mode == "dev":
-        return {"accuracy": dev, **found}
+        return {"accuracy": dev, **results}
     predicted = [cast("Classes", outcome.predicted) for outcome in outcomes]
     truth = [data.labels[design.test] for design in designs]
     if task.name == "MRPC":
-        found["f1"] = f1(predicted[0], truth[0])
-    right = [(one == other).mean() for one, other in zip(predicted, truth, strict=True)]
-    return {"accuracy": float(np.mean(right)), **found}
+        results["f1"] = f1(predicted[0], truth[0])
+    right = [(guess == label).mean() for guess, label in zip(predicted, truth, strict=True)]
+    return {"accuracy": float(np.mean(right)), **results}
 
 
 def prepare(task: Task, embedded: Embedded, mode: Mode) -> tuple[Samples, list[Design]]:
@@ -170,33 +161,6 @@ def follow_senteval(data: Samples, design: Design, schedule: Schedule = FULL) ->
         )
         predicted = final.predict(rows[design.test])[0]
     return Outcome(l2=STRENGTHS[best], dev=dev_accuracy, predicted=predicted)
-
-
-def find_optimum(data: Samples, designs: Sequence[Design]) -> list[Outcome]:
-    """Tune, learn and test with the optimum of the regression, all designs together."""
-    sets = [rows for one in designs for rows in _learnt_from(one)]
-    predicted = _predict(data, sets)  # (K, S, N), K of all designs one after the other
-    outcomes, start = [], 0
-    for one in designs:
-        checked = [predicted[start + k][:, rows] == data.labels[rows] for k, (_, rows) in enumerate(one.tuning)]
-        best, dev = choose(np.mean([right.mean(axis=1) for right in checked], axis=0))
-        start += len(_learnt_from(one))
-        test = None if one.test is None else predicted[start - 1, best, one.test]
-        outcomes.append(Outcome(l2=STRENGTHS[best], dev=dev, predicted=test))
-    return outcomes
-
-
-def _learnt_from(design: Design) -> list[Rows]:
-    final = [] if design.train is None else [design.train]
-    return [learn for learn, _ in design.tuning] + final
-
-
-def _predict(data: Samples, sets: Sequence[Rows]) -> Classes:
-    """Classes of all N rows after learning from each of K sets of rows at each strength: (K, S, N)."""
-    learns = np.zeros((len(data.labels), len(sets)), dtype=bool)
-    for k, rows in enumerate(sets):
-        learns[rows, k] = True
-    return fit_many(data.features.astype(np.float64), data.labels, learns, STRENGTHS).transpose(1, 0, 2)
 
 
 def choose(accuracy: NDArray[np.float64]) -> tuple[int, float]:
