@@ -64,10 +64,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: for a file that cannot be read or is not TOML.
     """
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
