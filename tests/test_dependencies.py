@@ -18,7 +18,7 @@ USED_WITHOUT_IMPORT = {"accelerate", "nncf", "mypy", "ruff", "pytest-xdist", "on
 """By other libraries, from the command line, or read as files."""
 
 IMPORTERS = {"import_extra", "import_module"}
-OURS = {"diffcse", "tests", "tables", "train_step"}
+OURS = {"diffcse", "tests", "tables", "train_step", "gpu"}
 SKIPPED_WITHOUT = {"mteb", "gradio_client"}
 """Tests that need these are skipped where they are not installed."""
 
