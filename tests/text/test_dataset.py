@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffcse.errors import UserError
+from diffcse.text import cache as cache_module
 from diffcse.text import dataset as data
 from diffcse.text.dataset import ReadReport, choose_columns, read_texts, tokenise, tokenizer_identity
 from diffcse.text.sources import find_sources
@@ -430,7 +431,7 @@ def test_a_second_call_reads_nothing(tmp_path: Path, cache: Path, monkeypatch: p
     (tmp_path / "t.txt").write_text("a\n\nb\n")
     rows, report = read_texts(tmp_path / "t.txt", cache_dir=cache)
     assert rows.cache_files[0]["filename"].startswith(str(cache))  # memory-mapped from there
-    monkeypatch.setattr(data, "_write_arrow", None)
+    monkeypatch.setattr(data, "write_arrow", None)
     again, same = read_texts([str(tmp_path / "t.txt")], cache_dir=cache)
     assert again.to_dict() == rows.to_dict() and same == report and again._fingerprint == rows._fingerprint
 
@@ -465,9 +466,9 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, cache: Path, monkey
 def test_a_killed_write_is_made_again(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "t.txt").write_text("".join(f"sentence {i}\n" for i in range(20_000)))
     program = (
-        "import os, signal, sys; from diffcse.text import dataset as data; whole = data._batches\n"
-        "def first(rows):\n    yield next(whole(rows)); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "data._batches = first; data.read_texts(sys.argv[1], cache_dir=data.Path(sys.argv[2]))"
+        "import os, signal, sys; from diffcse.text import dataset as data; whole = data.batches\n"
+        "def first(rows, size):\n    yield next(whole(rows, size)); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "data.batches = first; data.read_texts(sys.argv[1], cache_dir=data.Path(sys.argv[2]))"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "t.txt"), str(cache)])
     assert killed.returncode == -signal.SIGKILL
@@ -495,14 +496,14 @@ def test_of_several_that_want_the_same_one_makes_it(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "t.txt").write_text("a\nb\n")
-    made, make = [], data._make
+    made, make = [], cache_module._make
 
     def slow(*args):
         made.append(args)
         time.sleep(0.2)
         return make(*args)
 
-    monkeypatch.setattr(data, "_make", slow)
+    monkeypatch.setattr(cache_module, "_make", slow)
     lengths: list[int] = []
     want = [
         threading.Thread(target=lambda: lengths.append(len(read_texts(tmp_path / "t.txt", cache_dir=cache)[0])))
@@ -535,7 +536,7 @@ def test_a_cache_folder_that_is_read_only_still_serves() -> None:
 
 def test_memory_is_bounded_by_the_batch_not_the_text() -> None:
     rows = [("x" * 1000,)] * 5000 + [("y",)] * 25_000
-    batches = list(data._batches(iter(rows)))
+    batches = list(data.batches(iter(rows), data._size))
     assert [row for batch in batches for row in batch] == rows
     assert max(map(len, batches)) == 10_000
     assert max(sum(len(text) for (text,) in batch) for batch in batches) < 2**20 + 1000
@@ -573,7 +574,7 @@ def test_ids_are_made_once(rows: datasets.Dataset, cache: Path, monkeypatch: pyt
     tokenizer = tiny.tokenizer()
     first = tokenise(rows, tokenizer, max_tokens=8, cache_dir=cache)
     tokenizer(["the cat", "a"], padding=True, truncation=True, max_length=4)  # changes the backend's settings
-    monkeypatch.setattr(data, "_write_arrow", None)
+    monkeypatch.setattr(data, "write_arrow", None)
     assert tokenise(rows, tiny.tokenizer(), max_tokens=8, cache_dir=cache)._fingerprint == first._fingerprint
     assert tokenise(rows, tokenizer, max_tokens=8, cache_dir=cache)._fingerprint == first._fingerprint
 

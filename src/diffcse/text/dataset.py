@@ -1,17 +1,9 @@
-"""From text to token ids: two memory-mapped Arrow tables, each made once and kept in a cache.
-
-Text is read row by row and written batch by batch, so neither step's memory grows with the input. A cache entry is a
-folder named after everything that its content depends on; it is written beside and renamed, so it is there whole or
-not at all.
-"""
+"""From text to token ids: two memory-mapped Arrow tables, each made once and kept in a cache (`diffcse.text.cache`)."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +13,13 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import tokenizers
-from datasets.table import MemoryMappedTable
-from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from diffcse.errors import UserError
+from diffcse.files import digest
+from diffcse.text.cache import batches, cached, write_arrow
 from diffcse.text.sources import NUL, Row, Source, find_sources
 
-_VERSION = 1  # of what this file writes; a new number makes old cache entries unused
-_ROWS = 10_000
-_CHARACTERS = 2**20
-_Kept = tuple[datasets.Dataset, dict[str, Any]]
 _NLI = ("sent0", "sent1", "hard_neg")  # the columns of SimCSE's file of natural language inference pairs
 
 
@@ -110,12 +98,12 @@ def read_texts(
         counts: Counter[str] = Counter()
         rows = _clean(_raw_rows(found, chosen, max_characters), max_characters, counts)
         schema = pa.schema([(f"text{i}", pa.string()) for i in range(len(chosen[0]))])
-        _write_arrow(folder, schema, (list(zip(*batch, strict=True)) for batch in _batches(rows)))
+        write_arrow(folder / "data.arrow", schema, (list(zip(*batch, strict=True)) for batch in batches(rows, _size)))
         report = ReadReport(files=len(found), columns=len(schema), **counts)
         return {"rows": report.kept, "report": dataclasses.asdict(report)}
 
     key = ["text", [source.identity for source in found], names, max_characters]
-    dataset, facts = _cached(cache_dir, key, write)
+    dataset, facts = cached(cache_dir, key, write)
     report = ReadReport(**facts["report"])
     if report.kept < minimum:
         do = "add sentences: the others of a batch are the negatives" if minimum > 1 else "add sentences"
@@ -164,12 +152,12 @@ def tokenise(
 
     def write(folder: Path) -> dict[str, Any]:
         schema = pa.schema([(f"ids{i}", pa.list_(pa.int32())) for i in range(len(texts))])
-        batches = _batches(_text_rows(dataset, texts))
-        _write_arrow(folder, schema, (ids(tuple(zip(*batch, strict=True))) for batch in batches))
+        groups = batches(_text_rows(dataset, texts), _size)
+        write_arrow(folder / "data.arrow", schema, (ids(tuple(zip(*group, strict=True))) for group in groups))
         return {"rows": len(dataset)}
 
     key = ["ids", dataset._fingerprint, tokenizer_identity(tokenizer), max_tokens]
-    return _cached(cache_dir, key, write)[0]
+    return cached(cache_dir, key, write)[0]
 
 
 def choose_columns(sources: Sequence[Source], names: tuple[str, ...] | None) -> list[tuple[str, ...]]:
@@ -197,7 +185,7 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
         rules["truncation"] = rules["padding"] = None  # what the last call asked for, not part of the tokenizer
     else:
         rules = [tokenizer.get_vocab(), tokenizer.init_kwargs]
-    return _digest([type(tokenizer).__name__, rules, tokenizer.truncation_side, tokenizers.__version__])
+    return digest([type(tokenizer).__name__, rules, tokenizer.truncation_side, tokenizers.__version__])[:32]
 
 
 def _check_arguments(sources: Sequence[Any], names: tuple[str, ...] | None, max_characters: int) -> None:
@@ -236,7 +224,7 @@ def _default_columns(source: str, known: Mapping[str, bool]) -> tuple[str, ...]:
 def _raw_rows(sources: Sequence[Source], chosen: Sequence[tuple[str, ...]], max_characters: int) -> Iterator[Row]:
     longest = 4 * (max_characters + 2)  # bytes; a cut text keeps more than max_characters, so that it is counted
     for source, columns in zip(sources, chosen, strict=True):
-        yield from source.rows(columns, longest)
+        yield from (row for _, row in source.rows(columns, longest))
 
 
 def _clean(rows: Iterable[Row], max_characters: int, counts: Counter[str]) -> Iterator[tuple[str, ...]]:
@@ -266,71 +254,8 @@ def _text_rows(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[tu
         yield from zip(*(batch[column] for column in columns), strict=True)
 
 
-def _batches(rows: Iterable[tuple[str, ...]]) -> Iterator[list[tuple[str, ...]]]:
-    """Rows in groups that are bounded in rows and in characters."""
-    batch: list[tuple[str, ...]] = []
-    characters = 0
-    for row in rows:
-        batch.append(row)
-        characters += sum(map(len, row))
-        if len(batch) == _ROWS or characters >= _CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _write_arrow(folder: Path, schema: pa.Schema, batches: Iterable[list[Any]]) -> None:
-    with (folder / "data.arrow").open("wb") as file:
-        with pa.ipc.new_stream(file, schema) as writer:
-            for columns in batches:
-                writer.write_batch(pa.record_batch(columns, schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _cached(cache_dir: str | Path | None, key: list[Any], write: Callable[[Path], dict[str, Any]]) -> _Kept:
-    """The dataset kept under `key`; made first by `write`, which fills a folder and returns facts to keep beside it."""
-    digest = _digest([_VERSION, *key])
-    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "diffcse") / f"{key[0]}-{digest}"
-    found = _load(folder, digest)
-    if found is None:
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):  # of several processes that want the same, one makes it
-                found = _load(folder, digest) or _make(folder, digest, write)
-        except OSError as error:
-            do = "free disk space or name another cache folder"
-            raise UserError(f"the cache {folder.parent}", "a folder that can be written to", error, do) from error
-    return found
-
-
-def _make(folder: Path, digest: str, write: Callable[[Path], dict[str, Any]]) -> _Kept:
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # what a killed process left; we hold the lock
-    part.mkdir()
-    try:
-        (part / "facts.json").write_text(json.dumps(write(part)))
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been loaded
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    made = _load(folder, digest)
-    assert made is not None, "what was just written can be read"
-    return made
-
-
-def _load(folder: Path, digest: str) -> _Kept | None:
-    try:
-        facts = json.loads((folder / "facts.json").read_text())
-        table = MemoryMappedTable.from_file(str(folder / "data.arrow"))
-    except (OSError, ValueError):  # absent or damaged
-        return None
-    return (datasets.Dataset(table, fingerprint=digest), facts) if len(table) == facts["rows"] else None
-
-
-def _digest(content: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
+def _size(row: tuple[str, ...]) -> int:
+    return sum(map(len, row))
 
 
 def _count(number: int, noun: str) -> str:

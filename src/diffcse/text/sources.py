@@ -31,11 +31,14 @@ import pyarrow.parquet as pq
 from diffcse.errors import UserError
 
 Row = tuple[str | None, ...]
+Numbered = tuple[int, Row]
+"""The line or row that a row begins on, and the row."""
 
 NUL = "\udc00"
 """What a NUL of a .csv file becomes: `csv` refuses NUL before Python 3.11, and no byte decodes to this surrogate."""
 
 _LONGEST_ROW = 64 * 2**20  # bytes; a longer row of .csv or .jsonl is a mistake, such as a quote that is never closed
+_LONGEST_JSON = 256 * 2**20
 _CHUNK = 2**20
 _SEPARATORS = (",", ";", "\t", "|")
 _HEAD = 50  # rows that the separator is told from
@@ -66,8 +69,11 @@ class Source(Protocol):
     def columns(self) -> Mapping[str, bool] | None:
         """Every column and whether it holds text; None for plain text, which has no columns."""
 
-    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Row]:
-        """The values of `columns`, row by row; a value may be cut once it is longer than `longest` bytes."""
+    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
+        """Line number (in Parquet: row number), from 1, and the values of `columns`.
+
+        A value may be cut once it is longer than `longest` bytes.
+        """
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,11 @@ class _File:
         stat = self.path.stat()
         return str(self.path.absolute()), stat.st_size, stat.st_mtime_ns
 
+    def head(self) -> bytes:
+        """The first 8 KiB, unpacked."""
+        with _reading(self.path) as file:
+            return file.read(8192)
+
 
 class TextFile(_File):
     r"""A sentence a line; only \n and \r\n end a line."""
@@ -95,11 +106,11 @@ class TextFile(_File):
         with self._opened() as file:
             next(_lines(file, self.name, _CHUNK), None)
 
-    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
         """Each line as a row of one; of a longer line, the first `longest` bytes."""
         with self._opened() as file:
-            for line in _lines(file, self.name, longest):
-                yield (_decode(line.removesuffix(b"\n").removesuffix(b"\r")),)
+            for number, line in enumerate(_lines(file, self.name, longest), 1):
+                yield number, (_decode(line.removesuffix(b"\n").removesuffix(b"\r")),)
 
 
 class CsvFile(_File):
@@ -136,19 +147,19 @@ class CsvFile(_File):
         with closing(self._records()) as records:
             return dict.fromkeys(self._header(records), True)
 
-    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
         """The fields of `columns`."""
         records = self._records()
         header = self._header(records)
         places = [header.index(column) for column in columns]
         for number, record in records:
             if not record:  # a blank line
-                yield (None,) * len(places)
+                yield number, (None,) * len(places)
             elif len(record) != len(header):
                 do = "put quotes around a field that holds a separator or a line break"
                 raise UserError(f"{self.name} line {number}", f"a row of {len(header)} columns", len(record), do)
             else:
-                yield tuple(record[place] for place in places)
+                yield number, tuple(record[place] for place in places)
 
     def _header(self, records: Iterator[tuple[int, list[str]]]) -> list[str]:
         for _, record in records:
@@ -199,14 +210,14 @@ class JsonLinesFile(_File):
                 return {key: value is None or isinstance(value, str) for key, value in record.items()}
         raise UserError(self.name, "a JSON object a line", "an empty file", "write at least two objects")
 
-    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
         """The values of `columns`; None where a key is missing."""
         for number, record in self._records():
             row = tuple(record.get(column) for column in columns)
             for column, value in zip(columns, row, strict=True):
                 if not (value is None or isinstance(value, str)):
                     raise UserError(f"{self.name} line {number}: {column}", "text", repr(value), "correct the line")
-            yield row
+            yield number, row
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         with _reading(self.path) as file:
@@ -225,6 +236,42 @@ class JsonLinesFile(_File):
         return record
 
 
+class JsonFile(JsonLinesFile):
+    """A JSON array of objects or of strings, an object that holds one such array, or in truth a .jsonl file.
+
+    It is parsed as one piece, so a large one is refused.
+    """
+
+    def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        with _reading(self.path) as file:
+            raw = file.read(_LONGEST_JSON + 1).removeprefix(b"\xef\xbb\xbf")
+        if len(raw) > _LONGEST_JSON:
+            rule = f"shorter than {_LONGEST_JSON // 2**20} MiB"
+            raise UserError(self.name, rule, "a longer one", "convert it to .jsonl, which is read line by line")
+        try:
+            content = json.loads(_decode(raw), strict=False)
+        except (ValueError, RecursionError):
+            yield from super()._records()  # a line an object, or the number of the line that is wrong
+            return
+        for number, item in enumerate(_items(content), 1):
+            record = {"text": item} if isinstance(item, str) else item
+            if not isinstance(record, dict):
+                do = 'write {"text": "..."}'
+                raise UserError(f"{self.name} item {number}", "an object or a string", repr(item)[:60], do)
+            yield number, record
+
+
+def _items(content: Any) -> list[Any]:
+    if isinstance(content, dict):
+        arrays = [value for value in content.values() if isinstance(value, list) and value and not _is_plain(value[0])]
+        return arrays[0] if len(arrays) == 1 else [content]
+    return content if isinstance(content, list) else [content]
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, dict)
+
+
 class ParquetFile(_File):
     """A Parquet file, read page by page."""
 
@@ -233,11 +280,11 @@ class ParquetFile(_File):
         with self._opened() as file:
             return {field.name: _is_text(field.type) for field in file.schema_arrow}
 
-    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
         """The values of `columns`."""
         with self._opened() as file:
-            for batch in file.iter_batches(_ROWS, columns=list(columns)):
-                yield from _rows(batch, columns, longest)
+            batches = file.iter_batches(_ROWS, columns=list(columns))
+            yield from enumerate((row for batch in batches for row in _rows(batch, columns, longest)), 1)
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
@@ -273,57 +320,64 @@ class HubDataset:
         """The dataset's columns."""
         return {field.name: _is_text(field.type) for field in self._loaded.features.arrow_schema}
 
-    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
         """The values of `columns`."""
-        for batch in self._loaded.with_format("arrow").iter(_ROWS):
-            yield from _rows(batch, columns, longest)
+        batches = self._loaded.with_format("arrow").iter(_ROWS)
+        yield from enumerate((row for batch in batches for row in _rows(batch, columns, longest)), 1)
 
 
-_FORMATS: dict[str, type[Any]] = {
+FORMATS: dict[str, type[Any]] = {
     ".txt": TextFile,
     ".csv": CsvFile,
     ".tsv": TsvFile,
     ".jsonl": JsonLinesFile,
+    ".json": JsonFile,
     ".parquet": ParquetFile,
 }
+"""What the end of a file's name says about its content."""
 
 
-def find_sources(given: Sequence[str | Path]) -> list[Source]:
+def find_sources(given: Sequence[str | Path], formats: Mapping[str, type[Any]] = FORMATS) -> list[Source]:
     """The files that paths and globs (in sorted order) name, each once, and Hub datasets where no file has the name.
+
+    Args:
+        given: paths, globs and names of Hub datasets.
+        formats: the class of source for each end of a file's name.
 
     Raises:
         UserError: for a folder, a missing file, a glob without a match, something that is not a regular file, or a
             name whose end is not one of the formats'.
     """
-    return list(dict.fromkeys(source for each in given for source in _find(each)))
+    return list(dict.fromkeys(source for each in given for source in _find(each, formats)))
 
 
-def _find(given: str | Path) -> list[Source]:
+def _find(given: str | Path, formats: Mapping[str, type[Any]]) -> list[Source]:
     path = Path(given).expanduser()
     if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it does not raise where a folder may not be entered
         raise UserError(str(given), "a file or a glob", "a folder", f"name its files, for example '{path / '*.txt'}'")
     if os.path.exists(path):  # noqa: PTH110 - as above
-        return [_file(path)]
+        return [_file(path, formats)]
     matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob refuses absolute patterns
     if files := [Path(match) for match in matches if not Path(match).is_dir()]:
-        return [_file(match) for match in files]
+        return [_file(match, formats) for match in files]
     hub = _HUB_NAME.fullmatch(str(given)) if isinstance(given, str) else None
-    if hub and _suffix(Path(hub["name"])) not in _FORMATS:
+    if hub and suffix_of(Path(hub["name"])) not in formats:
         return [HubDataset(hub["name"], hub["split"] or "train")]
     raise UserError(str(given), "an existing file or a glob that matches one", "nothing of that name", "check the path")
 
 
-def _file(path: Path) -> Source:
+def _file(path: Path, formats: Mapping[str, type[Any]]) -> Source:
     if not path.is_file():
         raise UserError(str(path), "a regular file", "a pipe or a device", "save its content to a file first")
-    if _suffix(path) not in _FORMATS:
-        rule = f"one of {', '.join(_FORMATS)}, or one of these with .gz"
-        raise UserError(f"{path}: the name's end", rule, _suffix(path) or "none", "convert the file, or rename it")
-    source: Source = _FORMATS[_suffix(path)](path)
+    if suffix_of(path) not in formats:
+        rule = f"one of {', '.join(formats)}, or one of these with .gz"
+        raise UserError(f"{path}: the name's end", rule, suffix_of(path) or "none", "convert the file, or rename it")
+    source: Source = formats[suffix_of(path)](path)
     return source
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """The end of a file's name in small letters, without the .gz of a packed file."""
     return (path.with_suffix("") if _is_gzip(path) else path).suffix.lower()
 
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from diffcse.errors import UserError
 from diffcse.text.dataset import choose_columns
-from diffcse.text.sources import Row, Source, TextFile, find_sources
+from diffcse.text.sources import Numbered, Source, TextFile, find_sources
 
 STDIN = "-"
 _LONGEST = 400_000
@@ -37,7 +37,7 @@ class Pipe(TextFile):
         except OSError as error:
             raise UserError(self.name, "open for reading", error.strerror, "pipe a text in, or name a file") from error
 
-    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
         """Each line as a row of one."""
         try:
             yield from super().rows(columns, longest)
@@ -66,7 +66,7 @@ class Texts:
 
     def __iter__(self) -> Iterator[str]:
         for source, columns in zip(self.sources, self.columns, strict=True):
-            for (text,) in source.rows(columns, _LONGEST):
+            for _, (text,) in source.rows(columns, _LONGEST):
                 if not self.skip_blank or (text or "").strip():
                     yield text or ""
 

@@ -1,0 +1,597 @@
+"""Documents, each a list of sentences: folders, files, tables, Hub datasets, standard input or Python strings.
+
+Everything that is dropped on the way is counted. Two passes over Arrow files keep memory low: the first cleans, splits
+and drops repeated documents; the second drops sentences that stand in many documents.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import shutil
+import sys
+import unicodedata
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, Literal, NamedTuple, get_args
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from diffcse.errors import UserError
+from diffcse.files import digest
+from diffcse.settings import field_docs
+from diffcse.text.cache import batches, cached, write_arrow
+from diffcse.text.markup import Kind, prose_of
+from diffcse.text.near_duplicates import distinct
+from diffcse.text.sentences import split_sentences
+from diffcse.text.sources import FORMATS, NUL, ParquetFile, Source, TextFile, find_sources, suffix_of
+from diffcse.text.stream import STDIN, Pipe, repaired
+
+Unit = Literal["auto", "file", "paragraph", "line"]
+
+_VERSION = 1  # of what this file and its neighbours make of a text; a new number makes old cache entries unused
+_LONGEST = 2**20
+"""Characters of a document; the rest is cut off. A .txt file that is longer is more than one document."""
+_REPEATED_SHARE, _REPEATED_LEAST = 0.01, 10
+"""A sentence is boilerplate in more than this share of the documents, and in at least this many."""
+_TITLE_MARKS = ".:!?|-\u2013\u2014"
+_TITLE_END = re.compile(rf"\s*(?:[{re.escape(_TITLE_MARKS)}]|\n|\Z)")
+
+_KINDS: Mapping[str, Kind] = {
+    ".txt": "plain",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".rst": "rst",
+    ".html": "html",
+    ".htm": "html",
+}
+_FORMATS = FORMATS | dict.fromkeys(_KINDS, TextFile)
+_COLUMNS = ("text", "document", "content", "body", "abstract", "sentence")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentCounts:
+    """What became of everything that was read; the docstring of a field is the sentence that says it."""
+
+    documents: int = 0
+    """documents are left."""
+    sentences: int = 0
+    """sentences are left in them."""
+    files: int = 0
+    """files, or Hub datasets, were read."""
+    by_paragraph: int = 0
+    """of the .txt files hold a document a paragraph (blank lines between them)."""
+    by_line: int = 0
+    """of the .txt files hold a document a line (no blank lines in them)."""
+    hidden: int = 0
+    """hidden files and folders (a name that begins with a dot) were skipped."""
+    binary: int = 0
+    """files were skipped because they are binary, whatever their name says."""
+    other_formats: int = 0
+    """files were skipped because the end of their name is none that is read."""
+    empty: int = 0
+    """documents were dropped because nothing was left of them."""
+    equal: int = 0
+    """documents were dropped because an earlier one is equal but for case and white space."""
+    near_duplicates: int = 0
+    """documents were dropped because an earlier one has nearly the same words."""
+    repaired: int = 0
+    """documents hold bytes that are not UTF-8; each such byte became a replacement character."""
+    nul: int = 0
+    """documents lost the NUL characters that they held."""
+    cut: int = 0
+    """documents were cut after 1,048,576 characters."""
+    code_blocks: int = 0
+    """blocks of code were removed."""
+    tables: int = 0
+    """tables were removed."""
+    repeated_sentences: int = 0
+    """sentences were removed that stand in more than 1% of the documents; the first document keeps each."""
+    only_repeated: int = 0
+    """documents were dropped because they held nothing but such sentences."""
+
+    def lines(self) -> list[str]:
+        """A sentence for each count that is not zero.
+
+        >>> DocumentCounts(documents=2, sentences=9, files=1).lines()
+        ['2 documents are left.', '9 sentences are left in them.', '1 files, or Hub datasets, were read.']
+        """
+        return [
+            f"{getattr(self, name):,} {text}" for name, text in field_docs(type(self)).items() if getattr(self, name)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """Documents, memory-mapped.
+
+    Attributes:
+        dataset: a row a document: `key`, a digest of its normalised text; `title`, which may be empty and is not among
+            the sentences; `sentences`; `origin`, such as `file.md:12`. Documentation of packages has `group`, too.
+        counts: what was read and dropped.
+    """
+
+    dataset: datasets.Dataset
+    counts: DocumentCounts
+
+    def at_least(self, number: int) -> Documents:
+        """Itself.
+
+        Raises:
+            UserError: there are fewer than `number` documents.
+        """
+        if len(self.dataset) < number:
+            got = " ".join(self.counts.lines()) or "none"
+            raise UserError("the documents", f"at least {number:,} different ones", got, "name more files")
+        return self
+
+
+class RawDocument(NamedTuple):
+    """A document as it was read."""
+
+    text: str
+    origin: str
+    kind: Kind = "plain"
+    title: str = ""
+    group: str = ""
+
+
+class _Document(NamedTuple):
+    key: str
+    title: str
+    sentences: list[str]
+    origin: str
+    group: str
+
+
+def read_documents(
+    sources: str | Path | Sequence[str | Path],
+    *,
+    column: str | None = None,
+    unit: Unit = "auto",
+    near_duplicates: float | None = 0.9,
+    language: str = "en",
+    cache_dir: str | Path | None = None,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Documents:
+    """Documents of files, in the order of their names, whatever order the disk gives.
+
+    A .md, .rst or .html file is a document. So is a .txt file among others, unless it is longer than a million
+    characters; a .txt file alone (or a long one) holds a document a paragraph, with blank lines between them, or
+    without any blank line a document a line. A row of a .csv, .tsv, .jsonl, .json or .parquet file is a document;
+    its column `title`, if there is one, is the title. All may be packed.
+
+    Args:
+        sources: files, folders (read with all that is below), globs, Hub datasets (`owner/name:split`), or `-` for
+            plain text on standard input.
+        column: text column of tables; unless given, the first of `text`, `document`, `content`, `body`, `abstract`
+            and `sentence`, or the only one that is no title.
+        unit: what is a document in a .txt file, other than by the rule above.
+        near_duplicates: a document that shares this much of its word triples with an earlier one is dropped (Jaccard
+            similarity, 0 to 1); None or 0 drops equal ones only.
+        language: whose abbreviations do not end a sentence (ISO 639); sentence marks of all scripts are known.
+        cache_dir: folder of the cache; `diffcse` in the cache of `datasets` unless given.
+        on_progress: called with the number of documents read; not at all where the cache has them.
+
+    Raises:
+        UserError: for a source that is missing, damaged or binary, a column that is wrong, or a setting out of range.
+    """
+    if unit not in get_args(Unit):
+        raise UserError("unit", f"one of {', '.join(get_args(Unit))}", unit, "choose one of them")
+    names = [sources] if isinstance(sources, str | Path) else list(sources)
+    counts: Counter[str] = Counter()
+    with _spooled(names) as given:
+        found = _find(given, counts)
+        columns = [_columns(source, column) for source in found]
+        if column and found and not any(columns):
+            raise UserError("column", "left out for files without columns", column, "leave it out")
+        key = [[source.name, source.identity] for source in found], column, unit
+        counts["files"] = len(found)
+        raw = _raw_documents(found, columns, unit, counts)
+        return build_documents(
+            raw,
+            key=list(key),
+            counts=counts,
+            near_duplicates=near_duplicates,
+            language=language,
+            cache_dir=cache_dir,
+            on_progress=on_progress,
+        )
+
+
+def documents_of(
+    texts: Sequence[str],
+    *,
+    titles: Sequence[str] | None = None,
+    near_duplicates: float | None = 0.9,
+    language: str = "en",
+    cache_dir: str | Path | None = None,
+) -> Documents:
+    """Documents of Python strings, cleaned as `read_documents` does with plain text.
+
+    Args:
+        texts: a document each.
+        titles: of each document.
+        near_duplicates: as in `read_documents`.
+        language: as in `read_documents`.
+        cache_dir: as in `read_documents`.
+
+    Raises:
+        UserError: something that is no list of strings, or as many titles as texts are not given.
+    """
+    for name, value in (("texts", texts), ("titles", titles or [])):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise UserError(name, "a list of strings", type(value).__name__, "put a string for each document in a list")
+        for number, text in enumerate(value):
+            if not isinstance(text, str):
+                raise UserError(f"{name}[{number}]", "text", repr(text)[:60], "give strings only")
+    if titles is not None and len(titles) != len(texts):
+        raise UserError("titles", f"as many as texts, {len(texts):,}", f"{len(titles):,}", "give one for each text")
+    raw = (
+        RawDocument(text, f"texts[{number}]", title=titles[number] if titles else "")
+        for number, text in enumerate(texts)
+    )
+    return build_documents(
+        raw,
+        key=[digest([list(texts), list(titles or [])])],
+        near_duplicates=near_duplicates,
+        language=language,
+        cache_dir=cache_dir,
+    )
+
+
+def build_documents(
+    raw: Iterable[RawDocument],
+    *,
+    key: list[Any],
+    counts: Counter[str] | None = None,
+    near_duplicates: float | None,
+    language: str,
+    cache_dir: str | Path | None,
+    on_progress: Callable[[int], None] = lambda done: None,
+    grouped: bool = False,
+) -> Documents:
+    """Clean, split and deduplicate documents, and keep them in the cache.
+
+    Args:
+        raw: not touched where the cache has the result.
+        key: everything that `raw` depends on.
+        counts: what was counted before, and, while `raw` is read, by it.
+        near_duplicates: as in `read_documents`.
+        language: as in `read_documents`.
+        cache_dir: as in `read_documents`.
+        on_progress: as in `read_documents`.
+        grouped: keep the column `group`.
+    """
+    threshold = float(near_duplicates or 0)
+    if not 0 <= threshold <= 1:
+        raise UserError("near_duplicates", "between 0 and 1", near_duplicates, "use 0.9, or None for equal ones only")
+    counts = Counter() if counts is None else counts
+    schema = pa.schema([("key", pa.string()), ("title", pa.string()), ("sentences", pa.list_(pa.string()))])
+    schema = schema.append(pa.field("origin", pa.string()))
+    schema = schema.append(pa.field("group", pa.string())) if grouped else schema
+
+    def write(folder: Path) -> dict[str, Any]:
+        parts = folder / "parts.arrow"
+        numbers = array("Q")
+        documents = _distinct(_cleaned(_told(raw, on_progress), language, counts), threshold, counts)
+        _write(parts, schema, _numbered(documents, numbers, counts))
+        repeated = _repeated(numbers, counts["first_pass"])
+        del numbers
+        _write(folder / "data.arrow", schema, _without(_read(parts), repeated, counts))
+        parts.unlink()
+        del counts["first_pass"]
+        return {"rows": counts["documents"], "counts": dict(counts)}
+
+    software = [version("sentencex"), version("rensa"), version("selectolax"), version("markdown-it-py")]
+    whole_key = ["documents", _VERSION, software, unicodedata.unidata_version, key, threshold, language, grouped]
+    dataset, facts = cached(cache_dir, whole_key, write)
+    return Documents(dataset=dataset, counts=DocumentCounts(**facts["counts"]))
+
+
+# Finding the files
+
+
+def _find(given: Sequence[str | Path | TextFile], counts: Counter[str]) -> list[Source]:
+    """The sources that the user named, and those below folders that can be read; the others are counted."""
+    found: dict[Source, None] = {}
+    for each in given:
+        if isinstance(each, TextFile):
+            found[each] = None
+        elif several := _several(Path(each).expanduser()):
+            found |= dict.fromkeys(source for path in several for source in _readable(path, counts))
+        else:
+            found |= dict.fromkeys(_named(each))
+    if not found:
+        rule = "files that hold text" if given else "at least one file, folder, glob or Hub dataset"
+        got = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items() if number) or "none"
+        raise UserError("sources", rule, got, f"name files that end in {', '.join(_FORMATS)}")
+    return list(found)
+
+
+def _named(each: str | Path) -> Iterator[Source]:
+    for source in find_sources([each], _FORMATS):
+        if _is_binary(source):
+            raise UserError(source.name, "text", "binary data (NUL bytes)", "name a text file")
+        yield source
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - unlike Path.is_dir, it does not raise where a folder may not be entered
+
+
+def _several(pattern: Path) -> list[Path]:
+    """The folder of that name, or all that a glob matches; none if a file or nothing has the name."""
+    if os.path.exists(pattern):  # noqa: PTH110 - as above
+        return [pattern] if _is_folder(pattern) else []
+    return sorted(map(Path, glob.glob(str(pattern), recursive=True)))  # noqa: PTH207 - takes absolute patterns
+
+
+def _readable(path: Path, counts: Counter[str]) -> Iterator[Source]:
+    """The sources in a folder and below, or the one of a file; what is skipped is counted."""
+    if _is_folder(path):
+        for inner in _below(path, counts):
+            yield from _readable(inner, counts)
+    elif suffix_of(path) not in _FORMATS or not path.is_file():
+        counts["other_formats"] += 1
+    else:
+        (source,) = find_sources([path], _FORMATS)
+        if _is_binary(source):
+            counts["binary"] += 1
+        else:
+            yield source
+
+
+def _below(folder: Path, counts: Counter[str]) -> Iterator[Path]:
+    def refused(error: OSError) -> None:
+        raise UserError(str(error.filename), "a folder that you may read", error.strerror, "change its permissions")
+
+    for place, folders, files in os.walk(folder, onerror=refused):
+        counts["hidden"] += sum(name.startswith(".") for name in (*folders, *files))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _is_binary(source: Source) -> bool:
+    """Whether a text file's head holds NUL; a byte order mark of UTF-16 or UTF-32 explains them."""
+    if not hasattr(source, "head") or isinstance(source, ParquetFile):
+        return False
+    head: bytes = source.head()
+    return b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
+
+
+@contextmanager
+def _spooled(names: list[str | Path]) -> Iterator[Sequence[str | Path | TextFile]]:
+    """Standard input as a file, since documents are read twice and the cache needs to know their content."""
+    if STDIN not in names:
+        yield names
+        return
+    with NamedTemporaryFile(suffix=".txt") as copy:
+        with Pipe(Path(STDIN))._opened() as pipe:
+            shutil.copyfileobj(pipe, copy)
+        copy.flush()
+        yield [_Spool(Path(copy.name)) if name == STDIN else name for name in names]
+
+
+class _Spool(TextFile):
+    name = "standard input"
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """The content, since the file's name is another one each time."""
+        return (digest(self.path),)
+
+
+# Reading them
+
+
+def _columns(source: Source, column: str | None) -> tuple[str, ...]:
+    """The column of text and, if there is one, of titles; none of a text file."""
+    known = source.columns()
+    if known is None:
+        return ()
+    texts = [name for name, is_text in known.items() if is_text]
+    titles = [name for name in texts if name.lower() == "title" and name != column]
+    if column is None:
+        others = [name for name in texts if name not in titles]
+        usual = [name for name in _COLUMNS if name in texts] or (others if len(others) == 1 else [])
+        if not usual:
+            do = "name the column of text with column (--column)"
+            raise UserError(f"{source.name}: column", "named where several could be meant", ", ".join(known), do)
+        column = usual[0]
+    if column not in known:
+        raise UserError(f"{source.name}: column", f"among {', '.join(known)}", column, "choose from these")
+    if not known[column]:
+        raise UserError(f"{source.name}: column {column}", "text", "another type", "choose a column that holds text")
+    return (column, *titles[:1])
+
+
+def _raw_documents(
+    sources: Sequence[Source], columns: Sequence[tuple[str, ...]], unit: Unit, counts: Counter[str]
+) -> Iterator[RawDocument]:
+    for source, names in zip(sources, columns, strict=True):
+        if names:
+            for number, (text, *title) in source.rows(names, 4 * (_LONGEST + 2)):
+                yield RawDocument(text or "", f"{source.name}:{number}", title=(title[0] or "") if title else "")
+        else:
+            assert isinstance(source, TextFile)
+            kind = _KINDS[suffix_of(source.path)]
+            alone = len(sources) == 1 and kind == "plain"
+            yield from _of_text_file(source, kind, unit if kind == "plain" else "file", alone, counts)
+
+
+def _of_text_file(source: TextFile, kind: Kind, unit: Unit, alone: bool, counts: Counter[str]) -> Iterator[RawDocument]:
+    lines = ((number, row[0] or "") for number, row in source.rows(("",), 4 * (_LONGEST + 2)))
+    head, ended = _head(lines)
+    if unit == "file" or (unit == "auto" and ended and not alone):
+        yield RawDocument("\n".join(text for _, text in head), source.name, kind)
+        counts["cut"] += not ended
+        return
+    filled = [bool(text.strip()) for _, text in head]
+    inner = filled[filled.index(True) : len(filled) - filled[::-1].index(True)] if any(filled) else []
+    by_line = unit == "line" or (unit == "auto" and all(inner))
+    counts["by_line" if by_line else "by_paragraph"] += 1
+    for number, text in _paragraphs([*head], lines, by_line):
+        yield RawDocument(text, f"{source.name}:{number}", kind)
+
+
+def _head(lines: Iterator[tuple[int, str]]) -> tuple[list[tuple[int, str]], bool]:
+    """The lines of the first `_LONGEST` characters, and whether there are no more."""
+    head, characters = [], 0
+    for line in lines:
+        head.append(line)
+        characters += len(line[1]) + 1
+        if characters > _LONGEST:
+            return head, False
+    return head, True
+
+
+def _paragraphs(
+    head: list[tuple[int, str]], rest: Iterator[tuple[int, str]], by_line: bool
+) -> Iterator[tuple[int, str]]:
+    """First line and text of each paragraph, or of each line that is not blank."""
+    paragraph: list[str] = []
+    start = 0
+    for lines in (head, rest):
+        for number, text in lines:
+            if text.strip():
+                start = start if paragraph else number
+                paragraph.append(text)
+            if paragraph and (by_line or not text.strip()):
+                yield start, "\n".join(paragraph)
+                paragraph = []
+    if paragraph:
+        yield start, "\n".join(paragraph)
+
+
+# The first pass: clean, split, drop repeated documents
+
+
+def _told(raw: Iterable[RawDocument], on_progress: Callable[[int], None]) -> Iterator[RawDocument]:
+    for number, document in enumerate(raw, 1):
+        yield document
+        if number % 1000 == 0:
+            on_progress(number)
+
+
+def _cleaned(raw: Iterable[RawDocument], language: str, counts: Counter[str]) -> Iterator[_Document]:
+    for document in raw:
+        text, title = document.text[:_LONGEST], " ".join(_clean(document.title).split())
+        clean = _clean(text)
+        counts["cut"] += len(text) < len(document.text)
+        counts["repaired"] += "\ufffd" in clean and "\ufffd" not in text
+        counts["nul"] += "\0" in text or NUL in text
+        prose = prose_of(_after_title(clean, title), document.kind)
+        counts["code_blocks"] += prose.code
+        counts["tables"] += prose.tables
+        title = title or prose.title
+        sentences = split_sentences(prose.blocks, language)
+        if not sentences:
+            sentences, title = ([title] if title else []), ""
+        if not sentences:
+            counts["empty"] += 1
+            continue
+        whole = " ".join(unicodedata.normalize("NFKC", " ".join([title, *sentences])).casefold().split())
+        key = hashlib.sha256(whole.encode()).hexdigest()[:32]
+        yield _Document(key, title, sentences, document.origin, document.group)
+
+
+def _clean(text: str) -> str:
+    return repaired(text.replace("\0", "").replace(NUL, "")).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _after_title(text: str, title: str) -> str:
+    """The text without its own title in front of it, unless that begins a sentence."""
+    if not title:
+        return text
+    match = re.match(r"\s*" + r"\s+".join(map(re.escape, title.split())), text, re.IGNORECASE)
+    if match and (title[-1] in ".:!?" or _TITLE_END.match(text, match.end())):
+        return text[match.end() :].lstrip(" \t\n" + _TITLE_MARKS)
+    return text
+
+
+def _distinct(documents: Iterable[_Document], threshold: float, counts: Counter[str]) -> Iterator[_Document]:
+    seen: set[bytes] = set()
+
+    def different() -> Iterator[tuple[_Document, str]]:
+        for document in documents:
+            if (key := bytes.fromhex(document.key)) in seen:
+                counts["equal"] += 1
+            else:
+                seen.add(key)
+                yield document, " ".join([document.title, *document.sentences])
+
+    if not threshold:
+        yield from (document for document, _ in different())
+        return
+    for document, new in distinct(different(), threshold):
+        if new:
+            yield document
+        else:
+            counts["near_duplicates"] += 1
+
+
+def _numbered(documents: Iterable[_Document], numbers: array[int], counts: Counter[str]) -> Iterator[_Document]:
+    """The documents, while a number for each of their different sentences is noted."""
+    for document in documents:
+        counts["first_pass"] += 1
+        numbers.extend({_number(sentence) for sentence in document.sentences})
+        yield document
+
+
+# The second pass: drop repeated sentences
+
+
+def _number(sentence: str) -> int:
+    return int.from_bytes(hashlib.blake2b(sentence.casefold().encode(), digest_size=8).digest(), sys.byteorder)
+
+
+def _repeated(numbers: array[int], documents: int) -> set[int]:
+    """The numbers of the sentences that stand in too many documents; takes 16 bytes a sentence."""
+    ordered = np.frombuffer(numbers, dtype=np.uint64) if len(numbers) else np.zeros(0, np.uint64)
+    values, times = np.unique(ordered, return_counts=True)
+    return set(values[times >= max(_REPEATED_LEAST, int(_REPEATED_SHARE * documents) + 1)].tolist())
+
+
+def _without(documents: Iterable[_Document], repeated: set[int], counts: Counter[str]) -> Iterator[_Document]:
+    seen: set[int] = set()
+    for document in documents:
+        kept = []
+        for sentence in document.sentences:
+            number = _number(sentence) if repeated else 0
+            if number in repeated and number in seen:
+                counts["repeated_sentences"] += 1
+            else:
+                kept.append(sentence)
+                seen.update({number} & repeated)
+        if kept:
+            counts["documents"] += 1
+            counts["sentences"] += len(kept)
+            yield document._replace(sentences=kept)
+        else:
+            counts["only_repeated"] += 1
+
+
+def _write(path: Path, schema: pa.Schema, documents: Iterable[_Document]) -> None:
+    def columns(batch: list[_Document]) -> list[Any]:
+        return [[getattr(document, name) for document in batch] for name in schema.names]
+
+    groups = batches(documents, lambda document: sum(map(len, document.sentences)))
+    write_arrow(path, schema, (columns(batch) for batch in groups))
+
+
+def _read(path: Path) -> Iterator[_Document]:
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        for batch in stream:
+            for row in batch.to_pylist():
+                yield _Document(**{"group": "", **row})
