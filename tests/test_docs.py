@@ -1,38 +1,71 @@
-"""The commands of the pages in docs/ exist, with the options that the pages give them."""
+"""The commands of README and docs/ exist with the options that the pages give them; pictures and targets are there."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from diffcse.cli import app
 
-PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
-BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    f"diffcse {line.split('#')[0].split('diffcse ', 1)[1]}"
-    for page in PAGES
-    for block in BLOCK.findall(page.read_text(encoding="utf-8"))
-    for line in block.replace("\\\n", " ").splitlines()
-    if re.match(r"(\.venv/bin/|torchrun .*-m )?diffcse ", line)
-]
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def test_there_are_commands():
-    assert len(COMMANDS) > 3
+def lines(pattern: str) -> Iterator[str]:
+    """What follows the pattern in the pages' console blocks, without comments."""
+    for text in TEXTS.values():
+        for block in CONSOLE.findall(text):
+            for line in block.replace("\\\n", " ").splitlines():
+                found = re.match(pattern, line.split("#")[0].strip())
+                if found:
+                    yield found[1]
+
+
+COMMANDS = sorted(set(lines(r"(?:\.venv/bin/|torchrun .*-m )?diffcse (.+)")))
+
+
+def help_of(words: list[str]) -> str:
+    """The help of the verb that a command begins with; `diffcse sweep SETTINGS` means `diffcse sweep run SETTINGS`."""
+    told = ""
+    for verb in ([words[0]], words[:2], [words[0], "run"]):
+        done = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
+        told = done.output if done.exit_code == 0 else told
+        if told and "COMMAND" not in told:
+            break
+    return told
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_and_their_options_exist(command):
-    words = command.split()[1:]
-    verbs = [word for word in words[:2] if re.fullmatch("[a-z]+", word)]
-    told = CliRunner().invoke(app, [*verbs[:1], "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
-    if "COMMAND" in told.output:  # a group, such as diffcse data
-        named = verbs if len(verbs) > 1 else [*verbs, "run"]  # what `diffcse sweep SETTINGS` means
-        told = CliRunner().invoke(app, [*named, "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
-    assert told.exit_code == 0
+def test_commands_and_their_options_exist(command: str) -> None:
+    words = command.split()
+    told = help_of(words)
+    assert told, f"no such verb: {words[0]}"
     for option in (word for word in words if word.startswith("-") and len(word) > 1):
-        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", told.output), option
+        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", told), option
+
+
+def test_every_verb_is_shown_somewhere() -> None:
+    shown = "\n".join([*(f"diffcse {command}" for command in COMMANDS), *TEXTS.values()])
+    for verb in typer.main.get_command(app).commands:
+        assert f"diffcse {verb}" in shown or f"make {verb}" in shown, verb
+
+
+@pytest.mark.parametrize("target", sorted(set(lines(r"make (\w+)"))))
+def test_make_makes_what_the_pages_say(target: str) -> None:
+    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"demo": "diffcse demo", "test": "-m pytest"}[target] in done.stdout
+
+
+@pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if "](images/" in text])
+def test_pictures_are_there_and_small(name: str) -> None:
+    for picture in re.findall(r"!\[[^\]]+\]\((images/[^)]+)\)", TEXTS[name]):
+        assert 1_000 < (ROOT / "docs" / picture).stat().st_size < 700_000

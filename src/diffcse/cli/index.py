@@ -26,9 +26,9 @@ def index(
     device: DEVICE = None,
     trust_remote_code: TRUST = False,
 ) -> None:
-    """Encode the lines of a text, blank ones left out, into a searchable folder; the same command resumes.
+    r"""Encode the lines of a text, blank ones left out, into a searchable folder; the same command resumes.
 
-    Needs FAISS: pip install 'diffcse[search]'.
+    Needs FAISS: pip install 'diffcse\[search]'.
     """
     from rich.console import Console
 

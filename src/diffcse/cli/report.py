@@ -25,9 +25,9 @@ def report(
         typer.Option(help="Folder for the figures as SVG and PNG."),
     ] = None,
 ) -> None:
-    """Make one self-contained page of tables and figures from results, published numbers beside them.
+    r"""Make one self-contained page of tables and figures from results, published numbers beside them.
 
-    Needs matplotlib: pip install 'diffcse[plots]'.
+    Needs matplotlib: pip install 'diffcse\[plots]'.
     """
     if not output.parent.is_dir() or output.is_dir():
         raise UserError(f"--output {output}", "a file in an existing folder", "none", "name another place")
