@@ -12,7 +12,7 @@ import pytest
 
 from diffcse.errors import UserError
 from diffcse.text import docstrings
-from diffcse.text.docstrings import collect, find_packages, is_held_out, is_plain, prose
+from diffcse.text.docstrings import collect, docstring_documents, find_packages, is_held_out, is_plain, prose
 
 TRAIN, HELD_OUT = "sometools", "networkx"  # which side a name is on is checked below
 
@@ -129,6 +129,43 @@ def test_the_collector_of_garbage_is_as_it_was(root: Path) -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+# Documents
+
+
+def test_a_docstring_is_a_document_and_its_package_the_group(root: Path, tmp_path: Path) -> None:
+    documents = docstring_documents(roots=[root], cache_dir=tmp_path / "cache")
+    kept = documents.dataset.to_list()
+    pears = [sentence.format(subject="pears") for sentence in SENTENCES]
+    expected = [
+        (HELD_OUT, pears[:2], HELD_OUT, f"{HELD_OUT}:1"),
+        (HELD_OUT, pears[2:3], f"{HELD_OUT}.Box", f"{HELD_OUT}:9"),
+        (HELD_OUT, pears[5:], f"{HELD_OUT}.close", f"{HELD_OUT}:21"),
+        (HELD_OUT, pears[3:5], f"{HELD_OUT}.Box.open", f"{HELD_OUT}:12"),
+    ]
+    rows = [(row["group"], row["sentences"], row["title"], row["origin"]) for row in kept]
+    assert sorted(row for row in rows if row[0] == HELD_OUT) == sorted(expected)
+    assert [row["group"] for row in kept].count(TRAIN) == 4
+    assert documents.counts.documents == len(kept) == 8
+    assert len(docstring_documents(limit=3, roots=[root], cache_dir=tmp_path / "cache").dataset) == 3
+
+
+def test_the_language_reference_is_a_document_a_topic(tmp_path: Path) -> None:
+    (tmp_path / "pydoc_data").mkdir()
+    texts = {"assert": "Assert statements are a way to insert checks.", "if": "The if statement is used for a choice."}
+    (tmp_path / "pydoc_data" / "topics.py").write_text(f"topics = {texts!r}\n")
+    documents = docstring_documents(roots=[tmp_path], cache_dir=tmp_path / "cache").dataset
+    assert documents["title"][:] == ["assert", "if"] and documents["sentences"][:] == [
+        [text] for text in texts.values()
+    ]
+
+
+def test_no_documentation_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="documentation must be found; got none in"):
+        docstring_documents(roots=[tmp_path], cache_dir=tmp_path / "cache")
+    with pytest.raises(UserError, match="limit must be at least 1; got 0"):
+        docstring_documents(limit=0, roots=[tmp_path])
 
 
 # The cache

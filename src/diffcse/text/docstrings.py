@@ -1,8 +1,9 @@
 """Real English that is on every machine: the documentation of the installed Python packages.
 
-Docstrings are parsed, never run, and cut into plain sentences. Some packages are held out: a docstring's summary must
-find the next sentence of its own description among those of all others, which asks of a sentence vector what search
-asks of it, and needs no labels.
+Docstrings are parsed, never run, and cut into plain sentences: `docstring_documents` makes a document of each,
+`collect` sentences to train on and pairs to test with. Some packages are held out: a docstring's summary must find the next
+sentence of its own description among those of all others, which asks of a sentence vector what search asks of it, and
+needs no labels.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from diffcse.errors import UserError
 from diffcse.files import write_atomic
+from diffcse.text.documents import Documents, RawDocument, build_documents
 
 Pair = tuple[str, str]
 
-_VERSION = 1  # of what is cached; a new number makes old files unused
+_VERSION = 2  # of what is cached; a new number makes old files unused
 _HELD_OUT_OF_256 = 46  # packages are held out by the first byte of a hash: 18%
 _SALT = 155  # of that hash; with it, our own dependencies alone give both sides a mixture of large and small packages
 _MOST_PAIRS = 1000
@@ -65,6 +68,14 @@ _COMMON = frozenset(
     " only or other should so than that the their then there these they this to use used was when where which while"
     " will with you your".split()
 )
+
+
+class _Docstring(NamedTuple):
+    name: str
+    """Qualified, such as `package.module.Class.method`."""
+    place: str
+    """Module and line, such as `package.module:12`."""
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +124,42 @@ def collect(*, limit: int, cache: Path | None = None, roots: Sequence[Path] | No
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(cache, json.dumps({"key": key, **vars(text)}).encode())
     return text
+
+
+def docstring_documents(
+    *,
+    limit: int = 100_000,
+    near_duplicates: float | None = 0.9,
+    cache_dir: str | Path | None = None,
+    roots: Sequence[Path] | None = None,
+) -> Documents:
+    """Each docstring as a document: its plain sentences, the qualified name as title, the package as `group`.
+
+    A package has many texts about the same things, so packages are held out of training whole.
+
+    Args:
+        limit: most docstrings that are read; packages take turns, so that large ones do not crowd out small ones.
+        near_duplicates: as in `read_documents`.
+        cache_dir: as in `read_documents`; used while the same packages are installed.
+        roots: folders that hold packages; the standard library and site-packages unless given.
+
+    Raises:
+        UserError: `limit` is below 1, or nothing is documented.
+    """
+    if limit < 1:
+        raise UserError("limit", "at least 1", limit, "use 100000")
+    roots = _installed() if roots is None else [Path(root) for root in roots]
+    documents = build_documents(
+        itertools.islice(_raw_documents(find_packages(roots)), limit),
+        key=["docstrings", _key(limit, roots)],
+        near_duplicates=near_duplicates,
+        language="en",
+        cache_dir=cache_dir,
+        grouped=True,
+    )
+    if not len(documents.dataset):
+        raise UserError("documentation", "found", f"none in {', '.join(map(str, roots))}", "install a package or two")
+    return documents
 
 
 def is_held_out(package: str) -> bool:
@@ -179,11 +226,18 @@ def _installed() -> list[Path]:
     return list(dict.fromkeys(p for p in folders if p == folders[0] or p.name in ("site-packages", "dist-packages")))
 
 
+def _raw_documents(packages: dict[str, list[Path]]) -> Iterator[RawDocument]:
+    for package, docstring in _docstrings(packages):
+        if sentences := [sentence for sentence in prose(docstring.text) if sentence]:
+            # Blank lines keep the sentences apart as they are.
+            yield RawDocument("\n\n".join(sentences), docstring.place, title=docstring.name, group=package)
+
+
 def _sentences(packages: dict[str, list[Path]], limit: int, seen: set[str]) -> tuple[tuple[str, ...], int]:
     found: list[str] = []
     used: set[str] = set()
     for package, docstring in _docstrings(packages):
-        for sentence in filter(None, prose(docstring)):
+        for sentence in filter(None, prose(docstring.text)):
             if len(found) == limit:
                 return tuple(found), len(used)
             if (letters := _letters(sentence)) not in seen:
@@ -200,7 +254,7 @@ def _pairs(packages: dict[str, list[Path]]) -> tuple[tuple[Pair, ...], tuple[str
     paired: set[str] = set()
     seen: set[str] = set()
     for package, docstring in _docstrings(packages):
-        sentences = prose(docstring)
+        sentences = prose(docstring.text)
         seen.update(map(_letters, filter(None, sentences)))
         first, second = [*sentences, None, None][:2]
         if first is None or second is None or taken[package] == _PAIRS_PER_PACKAGE:
@@ -215,7 +269,7 @@ def _pairs(packages: dict[str, list[Path]]) -> tuple[tuple[Pair, ...], tuple[str
     return tuple(pairs), tuple(sorted(taken)), seen
 
 
-def _docstrings(packages: dict[str, list[Path]]) -> Iterator[tuple[str, str]]:
+def _docstrings(packages: dict[str, list[Path]]) -> Iterator[tuple[str, _Docstring]]:
     """Docstrings with their package: one file of every package, then the second of every package, and so on."""
     rounds = itertools.zip_longest(*([(name, path) for path in files] for name, files in packages.items()))
     left = _MOST_SOURCE
@@ -229,7 +283,19 @@ def _docstrings(packages: dict[str, list[Path]]) -> Iterator[tuple[str, str]]:
         left -= len(source)
         if left < 0:
             return
-        yield from ((name, text) for text in _texts(_parsed(source), strings=name == _TOPICS))
+        tree = _parsed(source)
+        if name == _TOPICS:
+            yield from ((name, topic) for topic in _topics(tree))
+        else:
+            module = _module(path, name)
+            yield from ((name, docstring) for docstring in _of_module(tree, module))
+
+
+def _module(path: Path, package: str) -> str:
+    """The dotted name of the module in a file of a package."""
+    parts = [*path.parts[:-1], path.stem]
+    start = len(parts) - 1 - parts[::-1].index(package) if package in parts else len(parts) - 1
+    return ".".join(part for part in parts[start:] if part != "__init__")
 
 
 def _parsed(source: bytes) -> ast.Module:
@@ -246,19 +312,25 @@ def _parsed(source: bytes) -> ast.Module:
             gc.enable()
 
 
-def _texts(tree: ast.Module, *, strings: bool) -> Iterator[str]:
-    """The docstrings of a module and of all that is defined in it, or all `strings`."""
-    if strings:
-        constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
-        yield from (value for value in constants if isinstance(value, str))
-        return
-    nodes: list[ast.AST] = [tree]
-    for node in nodes:  # grows while it is read
+def _of_module(tree: ast.Module, module: str) -> Iterator[_Docstring]:
+    """The docstrings of a module and of all that is defined in it, outermost first."""
+    nodes: list[tuple[ast.AST, str]] = [(tree, module)]
+    for node, name in nodes:  # grows while it is read
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            name = f"{name}.{node.name}"
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if text := ast.get_docstring(node, clean=False):
-                yield text
+                yield _Docstring(name, f"{module}:{node.body[0].lineno}", text)
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):  # hardly anything inside one is documented
-            nodes += [*getattr(node, "body", ()), *getattr(node, "orelse", ())]
+            nodes += [(inner, name) for inner in (*getattr(node, "body", ()), *getattr(node, "orelse", ()))]
+
+
+def _topics(tree: ast.Module) -> Iterator[_Docstring]:
+    """The texts of the dictionary that is the language reference."""
+    for node in ast.walk(tree):
+        for key, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
+            if isinstance(key, ast.Constant) and isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield _Docstring(str(key.value), f"{_TOPICS}.topics:{value.lineno}", value.value)
 
 
 def _letters(sentence: str) -> str:

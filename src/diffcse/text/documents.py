@@ -116,8 +116,8 @@ class Documents:
     """Documents, memory-mapped.
 
     Attributes:
-        dataset: a row a document: `key`, a digest of its normalised text; `title`, which may be empty and is not among
-            the sentences; `sentences`; `origin`, such as `file.md:12`. Documentation of packages has `group`, too.
+        dataset: a row a document: `key`, a digest of its sentences but for case and white space; `title`, which may be
+            empty and is not among the sentences; `sentences`; `origin`, such as `file.md:12`. Documentation of packages has `group`, too.
         counts: what was read and dropped.
     """
 
@@ -501,7 +501,7 @@ def _cleaned(raw: Iterable[RawDocument], language: str, counts: Counter[str]) ->
         if not sentences:
             counts["empty"] += 1
             continue
-        whole = " ".join(unicodedata.normalize("NFKC", " ".join([title, *sentences])).casefold().split())
+        whole = " ".join(unicodedata.normalize("NFKC", " ".join(sentences)).casefold().split())
         key = hashlib.sha256(whole.encode()).hexdigest()[:32]
         yield _Document(key, title, sentences, document.origin, document.group)
 
@@ -529,7 +529,7 @@ def _distinct(documents: Iterable[_Document], threshold: float, counts: Counter[
                 counts["equal"] += 1
             else:
                 seen.add(key)
-                yield document, " ".join([document.title, *document.sentences])
+                yield document, " ".join(document.sentences)
 
     if not threshold:
         yield from (document for document, _ in different())
