@@ -1,9 +1,9 @@
 """Real English that is on every machine: the documentation of the installed Python packages.
 
 Docstrings are parsed, never run, and cut into plain sentences: `docstring_documents` makes a document of each,
-`collect` sentences to train on and pairs to test with. Some packages are held out: a docstring's summary must find the next
-sentence of its own description among those of all others, which asks of a sentence vector what search asks of it, and
-needs no labels.
+`collect` sentences to train on and pairs to test with. Some packages are held out: a docstring's summary must find
+the next sentence of its own description among those of all others, which asks of a sentence vector what search asks
+of it, and needs no labels.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from diffcse.text.stream import STDIN, Pipe, repaired
 
 Unit = Literal["auto", "file", "paragraph", "line"]
 
-_VERSION = 1  # of what this file and its neighbours make of a text; a new number makes old cache entries unused
+_VERSION = 2  # of what this file and its neighbours make of a text; a new number makes old cache entries unused
 _LONGEST = 2**20
 """Characters of a document; the rest is cut off. A .txt file that is longer is more than one document."""
 _REPEATED_SHARE, _REPEATED_LEAST = 0.01, 10
@@ -117,7 +117,8 @@ class Documents:
 
     Attributes:
         dataset: a row a document: `key`, a digest of its sentences but for case and white space; `title`, which may be
-            empty and is not among the sentences; `sentences`; `origin`, such as `file.md:12`. Documentation of packages has `group`, too.
+            empty and is not among the sentences; `sentences`; `origin`, such as `file.md:12`. Documentation of
+            packages has `group`, too.
         counts: what was read and dropped.
     """
 
