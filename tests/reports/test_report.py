@@ -20,7 +20,8 @@ from diffcse.evaluation.compare import compare, judge
 from diffcse.evaluation.embed import embed
 from diffcse.evaluation.suite import Plan, plan, results, select
 from diffcse.evaluation.tasks import STS_TASKS, TRANSFER_TASKS, ScoredPairs
-from diffcse.reports.report import read_report, read_runs, write_report
+from diffcse.reports.logs import read_runs
+from diffcse.reports.report import read_report, write_report
 from tests.evaluation.layout import BagOfWords, Layout
 
 EVIL = "<script>alert('x')</script> & <b>\"bold\"</b> ]]> $x^2$"

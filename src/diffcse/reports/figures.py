@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from diffcse.errors import MissingExtra
+from diffcse.reports.logs import Run
 from diffcse.reports.picture import FAINT, GRID, INK, SERIES, Picture
 
 try:
@@ -53,24 +53,6 @@ _RC: Any = {
     "legend.fontsize": 8,
     "lines.linewidth": 1.4,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """The log of one training run.
-
-    Attributes:
-        name: of the run.
-        lines: its log lines, each with `step` and numbers by name.
-    """
-
-    name: str
-    lines: Sequence[Mapping[str, float]] = field(repr=False)
-
-    def curve(self, key: str) -> tuple[list[float], list[float]]:
-        """Steps and values of one number."""
-        points = [(line["step"], line[key]) for line in self.lines if key in line]
-        return [step for step, _ in points], [value for _, value in points]
 
 
 def fitting(label: str, most: int = 46) -> str:

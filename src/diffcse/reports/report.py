@@ -6,8 +6,6 @@ hold is named together with the command that brings it.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +16,8 @@ from diffcse.evaluation.suite import group_tasks
 from diffcse.evaluation.tasks import GROUPS, HEADLINE, Group
 from diffcse.files import disk_errors, read_json, write_atomic
 from diffcse.reports import figures, tables
-from diffcse.reports.figures import Run
 from diffcse.reports.form import check_form
+from diffcse.reports.logs import Run, finite, names_apart, read_runs
 from diffcse.reports.page import Block, Figures, Hint, Hit, HitList, Section, SideBySide, html, printable
 from diffcse.reports.picture import Picture
 from diffcse.reports.published import PUBLISHED
@@ -75,49 +73,6 @@ def _clean(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Training logs; runs are named by as much of their path as tells them apart."""
-    return [
-        Run(name=printable(name), lines=_log(folder / "metrics.jsonl"))
-        for name, folder in zip(_names([str(folder) for folder in folders]), folders, strict=True)
-    ]
-
-
-def _log(path: Path) -> list[dict[str, float]]:
-    do = "give the output folder of diffcse train or diffcse pretrain"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(str(path), "the log of a training run", error, do) from error
-    lines = []
-    for line in text.splitlines():
-        try:
-            figures = json.loads(line)
-        except ValueError:  # cut off by a kill, or being written at this moment
-            continue
-        if isinstance(figures, dict) and _number(figures.get("step")) is not None:
-            lines.append({printable(key): value for key, value in figures.items() if _number(value) is not None})
-    if not lines:
-        raise UserError(str(path), "the log of a training run", "no line with a step", do)
-    return lines
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None."""
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if fine else None
-
-
-def _names(paths: Sequence[str]) -> list[str]:
-    """The ends of paths, as short as they can be and still be different."""
-    parts = [Path(path).resolve().parts if Path(path).exists() else (path,) for path in paths]
-    for length in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return list(paths)
-
-
 def write_report(report: Report, output: Path, folder: Path | None = None) -> None:
     """Write the page, and each figure as SVG and PNG if a folder is given.
 
@@ -143,7 +98,7 @@ def write_report(report: Report, output: Path, folder: Path | None = None) -> No
 
 def draw(report: Report) -> dict[str, list[Picture]]:
     """Every figure that the report has data for, by section."""
-    names = _names([short_name(result["model"]) for result in report.results])
+    names = names_apart([short_name(result["model"]) for result in report.results])
     analysed = [(name, r["analyses"]) for name, r in zip(names, report.results, strict=True) if "analyses" in r]
     points = [(name, analyses["alignment"], analyses["uniformity"]) for name, analyses in analysed]
     histograms = [
@@ -172,8 +127,8 @@ def _drawn_scores(group: Group, report: Report) -> list[Picture]:
 
 
 def _points(result: Mapping[str, Any], group: Group, tasks: Sequence[str]) -> list[float | None]:
-    values = [_number(result["tasks"].get(task, {}).get(HEADLINE[group])) for task in tasks]
-    average = _number(result["average"][group]) if result["complete"][group] else None
+    values = [finite(result["tasks"].get(task, {}).get(HEADLINE[group])) for task in tasks]
+    average = finite(result["average"][group]) if result["complete"][group] else None
     return [None if value is None else 100 * value for value in (*values, average)]
 
 

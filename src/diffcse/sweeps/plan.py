@@ -24,6 +24,7 @@ from typing import Any
 from diffcse.config import Config, build
 from diffcse.errors import UserError
 from diffcse.files import digest, read_json, write_atomic
+from diffcse.reports.logs import read_runs
 from diffcse.sweeps.results import Results
 from diffcse.training.run_folder import is_finished
 
@@ -262,11 +263,7 @@ def _last_line(log: Path, code: int) -> str:
 
 def last_figures(run: Path) -> dict[str, float]:
     """Loss of the last training line of a run, under the name `train loss`."""
-    losses = []
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        figures = json.loads(line)
-        if "loss" in figures:
-            losses.append(float(figures["loss"]))
+    _, losses = read_runs([run])[0].curve("loss")
     return {"train loss": losses[-1]} if losses else {}
 
 
