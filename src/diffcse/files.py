@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -61,7 +62,16 @@ def json_bytes(content: Any) -> bytes:
     >>> json.loads(json_bytes({"score": float("inf")}))
     {'score': None}
     """
-    return (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode()
+    return (json.dumps(jsonable(content), indent=2, allow_nan=False) + "\n").encode()
+
+
+def jsonable(value: Any) -> Any:
+    """The same data with None for NaN and infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path, *, what: str, do: str) -> dict[str, Any]:
@@ -190,13 +200,3 @@ def digest(*contents: Any) -> str:
         else:
             hasher.update(json.dumps(content, sort_keys=True, default=str).encode())
     return hasher.hexdigest()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value

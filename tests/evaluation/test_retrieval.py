@@ -176,7 +176,7 @@ def test_bad_judgments_are_one_line(tmp_path: Path, qrels: str, message: str) ->
 
 def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
     folders = [collection(tmp_path / part / "c") for part in ("a", "b")]
-    with pytest.raises(UserError, match="a folder with a name of its own; got a second c"):
+    with pytest.raises(UserError, match="a folder of another name; got a second c"):
         read_collections(folders)
 
 

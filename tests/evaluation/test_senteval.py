@@ -311,7 +311,7 @@ def test_no_split_at_all_is_no_task(small: Layout) -> None:
 
 @pytest.mark.parametrize(("folder", "got"), [("", "a folder without it"), ("nowhere", "no such folder")])
 def test_a_folder_that_is_not_sentevals(tmp_path: Path, folder: str, got: str) -> None:
-    with pytest.raises(UserError, match=f"must be a folder that holds downstream/; got {got}; .*SentEval's own file"):
+    with pytest.raises(UserError, match=f"must be a folder that holds downstream/; got {got}; .*SentEval's file"):
         read_tasks(tmp_path / folder)
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from diffcse.errors import UserError
 from diffcse.evaluation.criterion import stsb_dev
-from diffcse.evaluation.suite import evaluate, jsonable, plan, select
+from diffcse.evaluation.suite import evaluate, plan, select
 from diffcse.evaluation.tasks import ALL_TASKS, STS_TASKS, TRANSFER_TASKS
+from diffcse.files import jsonable
 from tests.evaluation.layout import BagOfWords, Layout
 
 

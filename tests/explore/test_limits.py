@@ -8,7 +8,7 @@ from diffcse.explore import limits
 
 @pytest.mark.parametrize("text", [None, "", " \n\t "])
 def test_an_empty_field_is_told(text):
-    with pytest.raises(UserError, match="Query must be a sentence; got nothing; type one"):
+    with pytest.raises(UserError, match="Query must be a sentence; got nothing; type a sentence"):
         limits.one_sentence(text, "Query")
     with pytest.raises(UserError, match="Lines must be 2 to 5 sentences, one a line; got 0; add some"):
         limits.several_sentences(text, "Lines", least=2, most=5)

@@ -36,7 +36,7 @@ _SEARCHED = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What the demo found.
+    """The result of the demo.
 
     Attributes:
         scores: how well each encoder finds a description's next sentence in packages it was not trained on.
@@ -70,12 +70,12 @@ def demo(folder: Path, *, steps: int, seed: int, console: Console) -> DemoResult
 
 def documentation(folder: Path, console: Console) -> DocText:
     """The text of the demo; a folder that holds something else is refused."""
-    kept = folder / "documentation.json"
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not kept.is_file())):
+    cache = folder / "documentation.json"
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not cache.is_file())):
         do = "choose another folder with --output"
         raise UserError(f"folder {folder}", "new, empty, or of an earlier demo", "something else", do)
     console.print("Reading the documentation of the installed Python packages ...")
-    text = collect(limit=_MOST_SENTENCES, cache=kept)
+    text = collect(limit=_MOST_SENTENCES, cache=cache)
     console.print(
         f"{len(text.sentences):,} sentences of {text.packages} packages to train on; {len(text.pairs):,} pairs of "
         f"{len(text.held_out)} other packages to test with"
@@ -111,8 +111,8 @@ def show_searches(model: Path, text: DocText, console: Console) -> None:
     """A few searches over the collected documentation."""
     encoder = DiffCSE(str(model))
     encoder.build_index(list(text.sentences[:_SEARCHED]), use_faiss=False)
-    found = encoder.search(list(QUERIES), top_k=3, threshold=0.0)
-    for query, hits in zip(QUERIES, found, strict=True):
+    results = encoder.search(list(QUERIES), top_k=3, threshold=0.0)
+    for query, hits in zip(QUERIES, results, strict=True):
         console.print(f"\n[bold]{query}[/bold]")
         for sentence, cosine in cast("list[tuple[str, float]]", hits):
             console.print(f"  {cosine:.2f}  {sentence}", markup=False, highlight=False)

@@ -48,7 +48,7 @@ def analyse(embedded: Embedded, pairs: ScoredPairs, *, split: str = "test") -> d
     same = pairs.scores >= SAME_MEANING
     if not positive.any() or not same.any():
         got = f"{int(positive.sum())} above {POSITIVE_ABOVE:g} and {int(same.sum())} at {SAME_MEANING:g}"
-        raise UserError("pairs for the analyses", "rated up to 5", got, "use STSBenchmark's own file")
+        raise UserError("pairs for the analyses", "rated up to 5", got, "use STSBenchmark's file")
     return {
         "data": f"STSBenchmark {split}",
         "alignment": alignment(first[positive], second[positive]),
@@ -87,10 +87,10 @@ def retrieval(first: Float, second: Float, same: NDArray[np.bool_], cuts: Sequen
     corpus = np.vstack([first, second])
     rows = np.flatnonzero(same)
     queries = np.concatenate([rows, rows + len(first)])
-    wanted = np.concatenate([rows + len(first), rows])
+    partners = np.concatenate([rows + len(first), rows])
     similarity = corpus[queries] @ corpus.T  # (queries, 2P)
     similarity[np.arange(len(queries)), queries] = -np.inf
-    target = similarity[np.arange(len(queries)), wanted]
+    target = similarity[np.arange(len(queries)), partners]
     nearer = (similarity > target[:, None] + _EQUAL).sum(axis=1)
     recall = {f"recall@{cut}": float((nearer < cut).mean()) for cut in cuts}
     return {**recall, "queries": len(queries), "sentences": len(corpus)}
@@ -110,15 +110,15 @@ def neighbours(embedded: Embedded, pairs: ScoredPairs, same: NDArray[np.bool_]) 
     texts = list(dict.fromkeys(pairs.sentences()))
     vectors = unit(embedded(texts))
     rows = [row for row in np.flatnonzero(same) if pairs.first[row] != pairs.second[row]]
-    found = []
+    queries = []
     for row in rows[:: max(1, len(rows) // _QUERIES)][:_QUERIES]:
         query, partner = pairs.first[row], pairs.second[row]
         similarity = vectors @ vectors[texts.index(query)]
         order = [i for i in np.argsort(-similarity, kind="stable") if texts[i] != query]
         nearest = [{"sentence": texts[i], "cosine": float(similarity[i])} for i in order[:_NEAREST]]
         rank = order.index(texts.index(partner)) + 1
-        found.append({"query": query, "partner": partner, "rank": rank, "nearest": nearest})
-    return found
+        queries.append({"query": query, "partner": partner, "rank": rank, "nearest": nearest})
+    return queries
 
 
 def unit(vectors: NDArray[Any]) -> Float:

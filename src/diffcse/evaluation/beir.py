@@ -15,7 +15,7 @@ _LAYOUT = "use a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv"
 
 
 def read_beir(folder: str | Path, *, split: str = "test") -> Retrieval:
-    """Read a collection; queries without a positive judgment are left out, as is usual.
+    """Read a collection; queries without a positive judgment are skipped, as is usual.
 
     A document is its title and text, joined by a space.
 

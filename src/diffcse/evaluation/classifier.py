@@ -5,9 +5,9 @@ Legend: `N` rows, `D` features (a column of ones included), `S` strengths, `C` c
 A published transfer score is the score of this procedure, early stop and seed included, and not of the regression's
 optimum, which it does not reach. So it is followed step by step: PyTorch's initial weights and NumPy's permutations of
 the same seed, batches of 64, Adam at 0.001 with the strength as weight decay (on biases too), a look at held-out rows
-every 4 epochs, the best look kept, an end at the sixth look that was no better (Conneau & Kiela, 2018; settings of the
-SimCSE authors' evaluation script). The strengths see the same batches, so they share every matrix product; NumPy, since
-PyTorch takes several times as long for products and steps as small as these.
+every 4 epochs, the weights of the best look, an end at the sixth look that was no better (Conneau & Kiela, 2018;
+settings of the SimCSE authors' evaluation script). The strengths see the same batches, so they share every matrix
+product; NumPy, since PyTorch takes several times as long for products and steps as small as these.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def fit(
     method = {"adam": _Adam, "rmsprop": _RmsProp}[schedule.optimiser]
     steps = method(_start(rows.shape[1], len(strengths), classes), strengths)
     targets = np.eye(classes, dtype=np.float32)[labels]
-    best, kept = np.full(len(strengths), -1.0), steps.weights.copy()
+    best, best_weights = np.full(len(strengths), -1.0), steps.weights.copy()
     failures, stopped = np.zeros(len(strengths), dtype=int), np.zeros(len(strengths), dtype=bool)
     epochs = 0
     while not stopped.all() and epochs <= schedule.most_epochs:
@@ -116,10 +116,10 @@ def fit(
         accuracy = (_predict(dev[0], steps.weights) == dev[1]).mean(axis=1)
         better = (accuracy > best) & ~stopped
         best[better] = accuracy[better]
-        kept[:, better] = steps.weights[:, better]
+        best_weights[:, better] = steps.weights[:, better]
         stopped |= ~better & (failures >= schedule.patience)
         failures += ~better
-    return Classifier(weights=kept, accuracy=best)
+    return Classifier(weights=best_weights, accuracy=best)
 
 
 def _start(features: int, strengths: int, classes: int) -> Float:

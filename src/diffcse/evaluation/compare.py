@@ -44,9 +44,9 @@ class Judged:
 def judge(plan: Plan, embedded: Embedded) -> dict[str, Judged]:
     """The pairs behind the main number of each STS task (all subsets together, or the split of the plan's mode).
 
-    The user's own pairs, if the plan has any, are the task `pairs`.
+    Pairs that the user gave, if the plan has any, are the task `pairs`.
     """
-    found = {}
+    judged = {}
     for task in plan.tasks:
         if task.name not in STS_TASKS:
             continue
@@ -55,10 +55,10 @@ def judge(plan: Plan, embedded: Embedded) -> dict[str, Judged]:
         chosen = [part for name, part in parts.items() if name in names and isinstance(part, ScoredPairs)]
         if chosen:
             similarity = np.concatenate([cosines(embedded, part) for part in chosen])
-            found[task.name] = Judged(similarity=similarity, scores=np.concatenate([part.scores for part in chosen]))
+            judged[task.name] = Judged(similarity=similarity, scores=np.concatenate([part.scores for part in chosen]))
     if plan.pairs is not None:
-        found["pairs"] = Judged(similarity=cosines(embedded, plan.pairs), scores=plan.pairs.scores)
-    return found
+        judged["pairs"] = Judged(similarity=cosines(embedded, plan.pairs), scores=plan.pairs.scores)
+    return judged
 
 
 def compare(models: Mapping[str, Mapping[str, Judged]], *, resamples: int = RESAMPLES) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def compare(models: Mapping[str, Mapping[str, Judged]], *, resamples: int = RESA
     names = list(models)
     tasks = list(models[names[0]])
     drawn = {task: _resample([models[name][task] for name in names], resamples) for task in tasks}
-    found = {task: _summary(names, drawn[task]) for task in tasks}
+    summaries = {task: _summary(names, drawn[task]) for task in tasks}
     averaged = [drawn[task] for task in tasks if task in STS_TASKS]
     average = _summary(names, _mean(averaged)) if averaged else None
-    return {"baseline": names[0], "resamples": resamples, "tasks": found, "average": average}
+    return {"baseline": names[0], "resamples": resamples, "tasks": summaries, "average": average}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +93,9 @@ class _Drawn:
 def _mean(drawn: Sequence[_Drawn]) -> _Drawn:
     """Of the averages over the tasks, which were drawn independently of each other."""
     return _Drawn(
-        spearman=np.mean([one.spearman for one in drawn], axis=0),
-        bootstrap=np.mean([one.bootstrap for one in drawn], axis=0),
-        swapped=np.mean([one.swapped for one in drawn], axis=0),
+        spearman=np.mean([task.spearman for task in drawn], axis=0),
+        bootstrap=np.mean([task.bootstrap for task in drawn], axis=0),
+        swapped=np.mean([task.swapped for task in drawn], axis=0),
     )
 
 
@@ -132,17 +132,17 @@ def _resample(models: Sequence[Judged], resamples: int) -> _Drawn:
 def _bootstrap(similarity: Float, scores: Float, rows: NDArray[np.int64]) -> Float:
     """Correlations of M models on the pairs of each row of (B, P): (M, B)."""
     gold = _centred_ranks(scores[rows])
-    return np.stack([_correlation(_centred_ranks(one[rows]), gold) for one in similarity])
+    return np.stack([_correlation(_centred_ranks(model[rows]), gold) for model in similarity])
 
 
 def _swapped_differences(ranks: Float, gold: Float, swaps: NDArray[np.bool_]) -> Float:
     """Differences to the first of M rankings after swapping where (B, P) says so: (M - 1, B)."""
-    found = np.empty((len(ranks) - 1, len(swaps)))
+    differences = np.empty((len(ranks) - 1, len(swaps)))
     for m, other in enumerate(ranks[1:]):
         one_way = _correlation(_centred_ranks(np.where(swaps, ranks[0], other)), gold)
         other_way = _correlation(_centred_ranks(np.where(swaps, other, ranks[0])), gold)
-        found[m] = one_way - other_way
-    return found
+        differences[m] = one_way - other_way
+    return differences
 
 
 def _centred_ranks(values: NDArray[Any]) -> Float:

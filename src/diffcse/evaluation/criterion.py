@@ -1,4 +1,4 @@
-"""What chooses a checkpoint where labels are at hand: STSBenchmark's dev split, as in the paper (section 4.1)."""
+"""What chooses a checkpoint where there are labels: STSBenchmark's dev split, as in the paper (section 4.1)."""
 
 from __future__ import annotations
 

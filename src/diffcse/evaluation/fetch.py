@@ -99,10 +99,10 @@ def _download(by_hand: Path) -> Path:
         raise UserError(ARCHIVE, "in the cache, or on a Hub that can be reached", got, do) from error
     content = path.resolve()  # the cache names a large file by the SHA-256 that the Hub gives for it
     with content.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if re.fullmatch("[0-9a-f]{64}", content.name) and found != content.name:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if re.fullmatch("[0-9a-f]{64}", content.name) and actual != content.name:
         content.unlink()  # or the next run would use it
-        raise UserError(ARCHIVE, f"a file with SHA-256 {content.name}", found, "run this again")
+        raise UserError(ARCHIVE, f"a file with SHA-256 {content.name}", actual, "run this again")
     return path
 
 

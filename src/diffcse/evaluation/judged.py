@@ -27,7 +27,7 @@ def read_collections(folders: Sequence[Path]) -> dict[str, Retrieval]:
     for folder in folders:
         name = folder.expanduser().resolve().name
         if name in collections:
-            raise UserError(f"--ir {folder}", "a folder with a name of its own", f"a second {name}", "rename one")
+            raise UserError(f"--ir {folder}", "a folder of another name", f"a second {name}", "rename one")
         collections[name] = read_beir(folder.expanduser())
     return collections
 
@@ -42,7 +42,7 @@ def compare_on(
     Args:
         collections: tasks by name.
         encoders: encoders by name; every later one, and BM25 and TF-IDF, is tested against the first.
-        on_step: told what comes next.
+        on_step: called with what comes next.
 
     Returns:
         Rows with `collection`, `system`, `queries`, every metric (0 to 1), `interval` (95%, of nDCG@10), and for all

@@ -1,4 +1,4 @@
-"""Labelled pairs of one's own, in any language: two columns of text and one of scores."""
+"""Labelled pairs of your own, in any language: two columns of text and one of scores."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _read(path: Path) -> pd.DataFrame:
         pd.errors.ParserWarning,
     ) as error:  # not UTF-8, rows of different lengths, no JSON, no Parquet, cut gzip
         got = str(error).strip().splitlines()[0]
-        raise UserError(f"--pairs {path}", f"a well-formed {kind} file in UTF-8", got, "mend or convert it") from error
+        raise UserError(f"--pairs {path}", f"a well-formed {kind} file in UTF-8", got, "fix or convert it") from error
 
 
 def _readers() -> Mapping[str, Callable[[Path], pd.DataFrame]]:
@@ -94,7 +94,7 @@ def _readers() -> Mapping[str, Callable[[Path], pd.DataFrame]]:
 def _text(value: Any, path: Path, column: str, row: int) -> str:
     if not isinstance(value, str) or not value.strip():
         got = "nothing" if value is None or value != value or value == "" else repr(value)
-        raise UserError(f"{path}, row {row}, {column}", "a sentence", got, "mend or remove the row")
+        raise UserError(f"{path}, row {row}, {column}", "a sentence", got, "fix or remove the row")
     return value
 
 
@@ -104,5 +104,5 @@ def _score(value: Any, path: Path, column: str, row: int) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{path}, row {row}, {column}", "a number", value, "mend or remove the row")
+        raise UserError(f"{path}, row {row}, {column}", "a number", value, "fix or remove the row")
     return number

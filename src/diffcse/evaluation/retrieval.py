@@ -103,7 +103,7 @@ def score(task: Retrieval, encoder: Encoder | Scorer) -> RetrievalScores:
     """
     blocks = encoder.scores(task.queries, task.documents) if hasattr(encoder, "scores") else _cosines(task, encoder)
     rows = (row for block in blocks for row in block)
-    figures = np.array([_figures(row, grades) for row, grades in zip(rows, task.relevant, strict=True)])  # (Q, 5)
+    figures = np.array([_metrics(row, grades) for row, grades in zip(rows, task.relevant, strict=True)])  # (Q, 5)
     per_query = dict(zip(METRICS, figures.T, strict=True))
     means = {name: float(values.mean()) for name, values in per_query.items()}
     return RetrievalScores(**means, queries=len(task.queries), per_query=per_query)
@@ -155,7 +155,7 @@ def retrieval(encoder: Encoder | Scorer, pairs: Sequence[Pair]) -> RetrievalScor
     return score(Retrieval(list(first), list(second), [{number: 1.0} for number in range(len(pairs))]), encoder)
 
 
-def _figures(scores: Float, grades: Mapping[int, float]) -> list[float]:
+def _metrics(scores: Float, grades: Mapping[int, float]) -> list[float]:
     """Of one query, in the order of `METRICS`; scores has shape (D,)."""
     ranks, gains = _ranks(scores, grades)
     first = np.sort(np.array(list(grades.values())))[::-1][:10]

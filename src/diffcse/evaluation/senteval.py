@@ -16,7 +16,7 @@ import numpy as np
 from diffcse.errors import UserError
 from diffcse.evaluation.tasks import ALL_TASKS, Labelled, LabelledPairs, Part, ScoredPairs, Task
 
-_FETCH = "put SentEval's own file there, or bring all with: diffcse data fetch FOLDER"
+_FETCH = "put SentEval's file there, or fetch all with: diffcse data fetch FOLDER"
 
 STS_SUBSETS: Mapping[str, Mapping[str, int]] = {
     "STS12": {"MSRpar": 750, "MSRvid": 750, "SMTeuroparl": 459, "surprise.OnWN": 750, "surprise.SMTnews": 399},
@@ -56,11 +56,11 @@ MRPC_ROWS = {"train": 4076, "test": 1725}
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Why a task, or one split of it, is left out.
+    """Why a task, or a split of it, is missing.
 
     Attributes:
         task: SentEval's name.
-        part: the split, where the rest of the task still runs; None if the whole task is left out.
+        part: the split, where the rest of the task still runs; None if the whole task is missing.
         error: one sentence for the user, naming task and file.
         scored: the splits of the task that are there and scored without it.
     """
@@ -83,7 +83,7 @@ class Reading:
 
     Attributes:
         tasks: the tasks that can run, in the paper's order.
-        problems: why others, or parts of them, can not.
+        problems: why others, or parts of them, cannot.
     """
 
     tasks: tuple[Task, ...]
@@ -203,9 +203,9 @@ def _with_splits(name: str, splits: list[str], read: Callable[[str], Part], prob
 
 
 def _two_class_parts(source: _Source, name: str) -> dict[str, Part]:
-    (one, ones), (zero, zeros) = TWO_CLASS_FILES[name]
+    (positive, ones), (negative, zeros) = TWO_CLASS_FILES[name]
     folder = source.root / name
-    return {"all": _two_classes(folder / one, source.rows(ones), folder / zero, source.rows(zeros), name)}
+    return {"all": _two_classes(folder / positive, source.rows(ones), folder / negative, source.rows(zeros), name)}
 
 
 def _sst2_parts(source: _Source, name: str) -> dict[str, Part]:
@@ -329,9 +329,9 @@ class _File:
     def lines(self, rows: int | None = None) -> list[str]:
         """The lines after the header, without their ends."""
         text = self._text()
-        found = [lines[self.header :] for lines in (text.removesuffix("\n").split("\n"), text.splitlines())]
+        ways = [lines[self.header :] for lines in (text.removesuffix("\n").split("\n"), text.splitlines())]
         # SentEval cuts some files at every mark that Unicode calls a line break; a count tells which cut was meant.
-        lines = found[1] if rows is not None and len(found[0]) != rows == len(found[1]) else found[0]
+        lines = ways[1] if rows is not None and len(ways[0]) != rows == len(ways[1]) else ways[0]
         self.check_rows(len(lines), rows, "rows")
         return lines
 
@@ -363,11 +363,11 @@ class _File:
             raise self.error("a label among " + ", ".join(classes), text, line)
         return classes.index(text.strip())
 
-    def check_rows(self, found: int, rows: int | None, what: str) -> None:
+    def check_rows(self, count: int, rows: int | None, what: str) -> None:
         """Compare a count with the official one; no file may be empty."""
-        if rows is not None and found != rows:
-            raise self.error(f"a file of {rows} {what}", str(found))
-        if not found:
+        if rows is not None and count != rows:
+            raise self.error(f"a file of {rows} {what}", str(count))
+        if not count:
             raise self.error(f"a file with {what}", "none")
 
     def _text(self) -> str:

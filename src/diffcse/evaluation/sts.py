@@ -59,15 +59,15 @@ def cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     owes part of its rank correlation to how ties are rounded.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = [np.dot(u, v) / (np.linalg.norm(u) * np.linalg.norm(v)) for u, v in zip(a, b, strict=True)]
-    return np.nan_to_num(np.array(found, dtype=np.float64))
+        cosines = [np.dot(u, v) / (np.linalg.norm(u) * np.linalg.norm(v)) for u, v in zip(a, b, strict=True)]
+    return np.nan_to_num(np.array(cosines, dtype=np.float64))
 
 
 def correlate(similarity: NDArray[np.float64], scores: NDArray[np.float64]) -> Correlation:
     """Spearman and Pearson of two arrays of shape (P,)."""
     if len(scores) < 2:
         return Correlation(spearman=float("nan"), pearson=float("nan"), pairs=len(scores))
-    with warnings.catch_warnings():  # an encoder that says the same of all pairs gets NaN, which needs no warning too
+    with warnings.catch_warnings():  # an encoder that gives all pairs one cosine gets NaN, which says enough
         warnings.simplefilter("ignore", ConstantInputWarning)
         warnings.simplefilter("ignore", NearConstantInputWarning)
         return Correlation(
@@ -86,28 +86,28 @@ def score_task(task: Task, embedded: Embedded, *, protocol: Protocol = "all", mo
     """
     parts = cast("dict[str, ScoredPairs]", needed_parts(task, mode))
     similarity = {name: cosines(embedded, pairs) for name, pairs in parts.items()}
-    found = {name: correlate(similarity[name], pairs.scores) for name, pairs in parts.items()}
+    correlations = {name: correlate(similarity[name], pairs.scores) for name, pairs in parts.items()}
     if "dev" in parts or "test" in parts or "train" in parts:
-        return _by_split(task, found, mode)
+        return _by_split(task, correlations, mode)
     together = correlate(
         np.concatenate(list(similarity.values())), np.concatenate([pairs.scores for pairs in parts.values()])
     )
-    return _by_subset(together, found, protocol)
+    return _by_subset(together, correlations, protocol)
 
 
-def _by_split(task: Task, found: Mapping[str, Correlation], mode: Mode) -> dict[str, Any]:
-    headline = found[mode].as_dict() if mode in found else {}
+def _by_split(task: Task, splits: Mapping[str, Correlation], mode: Mode) -> dict[str, Any]:
+    headline = splits[mode].as_dict() if mode in splits else {}
     absent = [split for split in task.absent if mode == "test" or split == mode]
-    return headline | {name: one.as_dict() for name, one in found.items()} | {"absent": absent}
+    return headline | {name: correlation.as_dict() for name, correlation in splits.items()} | {"absent": absent}
 
 
 def _by_subset(together: Correlation, subsets: Mapping[str, Correlation], protocol: Protocol) -> dict[str, Any]:
-    sizes = [one.pairs for one in subsets.values()]
+    sizes = [subset.pairs for subset in subsets.values()]
     protocols: dict[str, dict[str, float]] = {"all": {}, "mean": {}, "wmean": {}}
     for measure in ("spearman", "pearson"):
-        values = [getattr(one, measure) for one in subsets.values()]
+        values = [getattr(subset, measure) for subset in subsets.values()]
         protocols["all"][measure] = getattr(together, measure)
         protocols["mean"][measure] = float(np.mean(values))
         protocols["wmean"][measure] = float(np.average(values, weights=sizes))
-    named = {name: one.as_dict() for name, one in subsets.items()}
+    named = {name: subset.as_dict() for name, subset in subsets.items()}
     return {**protocols[protocol], "pairs": together.pairs, "protocol": protocol, **protocols, "subsets": named}

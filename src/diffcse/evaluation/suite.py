@@ -29,6 +29,7 @@ from diffcse.evaluation.tasks import (
     has_dev,
     needed_parts,
 )
+from diffcse.files import jsonable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,10 @@ class Plan:
 
     Attributes:
         tasks: the tasks that can run.
-        problems: what is left out and why.
+        problems: what is missing and why.
         mode: test, or dev (the scores that settings are chosen by).
         protocol: how the subsets of STS12-16 become one number.
-        pairs: labelled pairs of the user's own.
+        pairs: labelled pairs that the user gave.
         analysed: STSBenchmark pairs for the analyses, of the split that the mode names.
     """
 
@@ -66,8 +67,8 @@ class Plan:
 
     def sentences(self) -> list[str]:
         """Every sentence the plan needs, repetitions included."""
-        own = [sentence for task in self.tasks for sentence in task.sentences(self.mode)]
-        return own + [sentence for part in (self.pairs, self.analysed) if part for sentence in part.sentences()]
+        sentences = [sentence for task in self.tasks for sentence in task.sentences(self.mode)]
+        return sentences + [sentence for part in (self.pairs, self.analysed) if part for sentence in part.sentences()]
 
 
 def select(text: str) -> Selection:
@@ -109,13 +110,13 @@ def plan(
         official_rows: whether each file must have the official number of rows.
 
     Raises:
-        UserError: a task asked for by name can not run, or none can.
+        UserError: a task asked for by name cannot run, or none can.
     """
     for name in sorted(selection.explicit):
         if mode == "dev" and not has_dev(name):
             raise UserError(f"--tasks {name}", "a task with a dev score", "one without", "use --mode test")
-    wanted = [name for name in selection.names if mode == "test" or has_dev(name)]
-    reading = read_tasks(folder, wanted, official_rows=official_rows, train_splits=train_splits)
+    names = [name for name in selection.names if mode == "test" or has_dev(name)]
+    reading = read_tasks(folder, names, official_rows=official_rows, train_splits=train_splits)
     tasks = tuple(task for task in reading.tasks if needed_parts(task, mode))
     runnable = {task.name for task in tasks}
     for problem in reading.problems:
@@ -149,7 +150,7 @@ def encoding(embedded: Embedded, plan: Plan, seconds: float) -> dict[str, Any]:
 def score(
     embedded: Embedded, plan: Plan, *, on_task: Callable[[str], None] = lambda name: None
 ) -> dict[str, dict[str, Any]]:
-    """Results of each task by name, from vectors that are at hand."""
+    """Results of each task by name, from the vectors of all sentences."""
     scores = {}
     for task in plan.tasks:
         on_task(task.name)
@@ -169,10 +170,10 @@ def _score(task: Task, embedded: Embedded, plan: Plan) -> dict[str, Any]:
 def results(
     embedded: Embedded, plan: Plan, *, model: str = "model", on_task: Callable[[str], None] = lambda name: None
 ) -> dict[str, Any]:
-    """The form that is written to JSON, from vectors that are at hand.
+    """The form that is written to JSON, from the vectors of all sentences.
 
     `average` is over the tasks of a group that have their main number (Spearman, accuracy); where not all of them have,
-    `complete` is false and `missing` names the others, since such an average can not be put beside a published one.
+    `complete` is false and `missing` names the others, since such an average cannot be compared with a published one.
     """
     scores = score(embedded, plan, on_task=on_task)
     average: dict[Group, float | None] = {}
@@ -182,7 +183,7 @@ def results(
         values = [scores[name][HEADLINE[group]] for name in names if HEADLINE[group] in scores.get(name, {})]
         average[group] = math.fsum(values) / len(values) if values else None
         missing[group] = [name for name in names if HEADLINE[group] not in scores.get(name, {})]
-    found = {
+    content = {
         "model": model,
         "mode": plan.mode,
         "protocol": plan.protocol,
@@ -193,26 +194,17 @@ def results(
         "problems": [problem.line for problem in plan.problems],
     }
     if plan.pairs is not None:
-        found["pairs"] = sts.correlate(sts.cosines(embedded, plan.pairs), plan.pairs.scores).as_dict()
+        content["pairs"] = sts.correlate(sts.cosines(embedded, plan.pairs), plan.pairs.scores).as_dict()
     if plan.analysed is not None:
         from diffcse.evaluation.analysis import analyse  # brings transformers, which scores do not need
 
-        found["analyses"] = analyse(embedded, plan.analysed, split=plan.mode)
-    return jsonable(found)
+        content["analyses"] = analyse(embedded, plan.analysed, split=plan.mode)
+    return jsonable(content)
 
 
 def group_tasks(group: Group, mode: Mode) -> Sequence[str]:
     """Tasks of a table in its order; in dev mode, those with a dev score."""
     return [name for name in GROUPS[group] if mode == "test" or has_dev(name)]
-
-
-def jsonable(value: Any) -> Any:
-    """The same data with None for NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: jsonable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _known_names() -> str:

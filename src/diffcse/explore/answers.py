@@ -79,10 +79,10 @@ class Answers:
             pasted: sentences to search instead of the corpus, one a line; empty for the corpus.
             top_k: how many.
         """
-        wanted = limits.one_sentence(query, "Query")
+        query = limits.one_sentence(query, "Query")
         count = limits.whole_number(top_k, "Number of hits", 1, MOST_HITS)
         corpus = self._corpus_of(pasted)
-        return pictures.hits(search(corpus, wanted, self.embed, count), corpus.name)
+        return pictures.hits(search(corpus, query, self.embed, count), corpus.name)
 
     @or_message
     def heat_map(self, text: str | None) -> str:
@@ -113,14 +113,14 @@ class Answers:
         key = str(pasted)
         if key not in self._pasted:
             sentences = limits.several_sentences(pasted, "Your sentences", most=limits.MOST_PASTED_SENTENCES)
-            made = make_corpus("your text", sentences, self.embed)
+            corpus = make_corpus("your text", sentences, self.embed)
             self._pasted.clear()
-            self._pasted[key] = made
+            self._pasted[key] = corpus
         return self._pasted[key]
 
 
 def make_answers(model: str | None, embed: Embed, corpus: Corpus | None) -> Answers:
-    """Load what the page needs beside the encoder.
+    """Load what the page needs besides the encoder.
 
     Args:
         model: folder or name of the model, None for the bundled one.

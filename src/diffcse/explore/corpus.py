@@ -29,7 +29,7 @@ class Embed(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Sentences beside their unit vectors.
+    """Sentences with their unit vectors.
 
     Attributes:
         name: where they come from.
@@ -46,7 +46,7 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         query: the sentence looked for.
@@ -64,23 +64,23 @@ def make_corpus(name: str, sentences: list[str], embed: Embed, *, left_out: bool
     return Corpus(name=name, sentences=sentences, vectors=unit(embed(sentences)), left_out=left_out)
 
 
-def read_corpus(given: str, embed: Embed, *, column: str | None = None) -> Corpus:
+def read_corpus(source: str, embed: Embed, *, column: str | None = None) -> Corpus:
     """The sentences of a file, `MOST_IN_FILE` at most.
 
     Args:
-        given: as for `diffcse.text.stream.open_texts`.
+        source: as for `diffcse.text.stream.open_texts`.
         embed: the encoder.
         column: of a table.
 
     Raises:
         UserError: missing, unreadable, or without text.
     """
-    texts = open_texts(given, column=column, skip_blank=True)
+    texts = open_texts(source, column=column, skip_blank=True)
     lines = [repaired(text) for text in islice(texts, MOST_IN_FILE + 1)]
     if not lines:
-        raise UserError(f"--corpus {given}", "a text with at least one line", "an empty file", "give another file")
+        raise UserError(f"--corpus {source}", "a text with at least one line", "an empty file", "give another file")
     taken = lines[:MOST_IN_FILE]
-    return make_corpus(given, taken, embed, left_out=len(lines) > len(taken))
+    return make_corpus(source, taken, embed, left_out=len(lines) > len(taken))
 
 
 def search(corpus: Corpus, query: str, embed: Embed, top_k: int) -> Answer:
@@ -102,7 +102,7 @@ def embed_with(model: object, on_progress: Callable[[int], None] = lambda done: 
 
     Args:
         model: a SentenceTransformer.
-        on_progress: told the sentences done.
+        on_progress: called with the number of sentences done.
     """
     settings = EncodeSettings(normalize=True)
     return lambda sentences: encode(model, sentences, settings, on_progress=on_progress).vectors  # type: ignore[arg-type]

@@ -162,8 +162,8 @@ def _settings(folder: Path) -> Config:
     """The run's settings; a folder that somebody else made may not switch on foreign code."""
     path = folder / "diffcse.json"
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        fields = flatten({name: content for name, content in given.items() if name in SECTIONS}, str(path))
+        sections = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        fields = flatten({name: content for name, content in sections.items() if name in SECTIONS}, str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise

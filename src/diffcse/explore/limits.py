@@ -33,17 +33,17 @@ def one_sentence(text: str | None, name: str) -> str:
     >>> one_sentence("  It rains.\n", "Sentence")
     'It rains.'
     """
-    found = " ".join(_clean(text).split())
-    if not found:
-        raise UserError(name, "a sentence", "nothing", "type one")
-    if len(found) > MOST_CHARACTERS:
+    sentence = " ".join(_clean(text).split())
+    if not sentence:
+        raise UserError(name, "a sentence", "nothing", "type a sentence")
+    if len(sentence) > MOST_CHARACTERS:
         rule = f"at most {MOST_CHARACTERS:,} characters long"
-        raise UserError(name, rule, f"{len(found):,}", "shorten it")
-    return found
+        raise UserError(name, rule, f"{len(sentence):,}", "shorten it")
+    return sentence
 
 
 def several_sentences(text: str | None, name: str, *, least: int = 1, most: int) -> list[str]:
-    r"""The lines of a text; blank ones are left out.
+    r"""The lines of a text; blank lines are skipped.
 
     Args:
         text: what was pasted.

@@ -85,11 +85,11 @@ def no_discriminator(error: UserError) -> str:
     text = (
         "This tab shows the generator's edit of a sentence, and for each token how likely the discriminator holds it "
         "to be replaced: once with the sentence's own vector, once with another's. Training throws the discriminator "
-        "away unless it is told to keep it:"
+        "away unless --keep-discriminator is given:"
     )
     commands = "diffcse train text.txt -o model --preset small --keep-discriminator\ndiffcse explore model"
     return (
-        f'<div class="dc"><h3>No discriminator beside this model</h3><p>{text}</p>'
+        f'<div class="dc"><h3>No discriminator next to this model</h3><p>{text}</p>'
         f'<pre class="dc-code" tabindex="0">{commands}</pre><p class="quiet">{escape(str(error))}</p></div>'
     )
 
@@ -208,10 +208,10 @@ def _panel(title: str, what: Seen, probability: tuple[float, ...]) -> str:
     items = []
     for token, replaced, value in zip(what.edited, what.replaced, probability, strict=True):
         back, ink = colour(value, _DOUBT)
-        told = f"{value:.0%}" + (", was replaced" if replaced else "")
+        label = f"{value:.0%}" + (", was replaced" if replaced else "")
         items.append(
             f'<li class="{"replaced" if replaced else "kept"}" style="background: {back}; color: {ink}" '
-            f'title="{told}"><span class="word">{escape(token)}</span><span class="small">{value:.0%}</span></li>'
+            f'title="{label}"><span class="word">{escape(token)}</span><span class="small">{value:.0%}</span></li>'
         )
     return f'<div class="dc-panel"><h3>{escape(title)}</h3><ol class="dc-tokens">{"".join(items)}</ol></div>'
 

@@ -185,7 +185,7 @@ def supports(model: PreTrainedModel) -> bool:
     kind = type(model).__name__
     if kind not in _announced:
         _announced.add(kind)
-        log.info("%s has an attention of its own: its batches keep their padding", kind)
+        log.info("%s has its own attention: its batches keep their padding", kind)
     return False
 
 
@@ -361,7 +361,7 @@ def _attend_at_once(rows: list[Tensor], layout: Layout, window: int | None, *, d
     real = varlen.attend(queries, keys, values, whole, dropout=dropout, scale=scale, window=window)
     if padding is None:
         return real
-    # The longest sentences have no padding and come first: their keys are left out.
+    # The longest sentences have no padding and come first: their keys are skipped.
     first = next(block.token for block in layout.groups if block.extra)
     more = varlen.attend(asking, keys[first:], values[first:], padding, dropout=dropout, scale=scale)
     return torch.cat([real, more])

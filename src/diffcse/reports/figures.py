@@ -95,7 +95,7 @@ def _new(title: str, height: float = 2.7) -> tuple[Figure, Axes]:
 def scores(
     name: str, title: str, ylabel: str, tasks: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None], bool]]
 ) -> Picture:
-    """Scores by task as lines, measured ones whole, published ones faint and dashed.
+    """Scores by task as lines: measured scores solid, published scores faint and dotted.
 
     Args:
         name: of the files.
@@ -187,8 +187,8 @@ _PANELS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ("cosines", "Cosine of positives and of others", {"positive_cosine": "positives", "negative_cosine": "others"}),
     (
         "discriminator",
-        "Discriminator: edits found, originals kept",
-        {"replaced_accuracy": "found", "original_accuracy": "kept"},
+        "Discriminator: accuracy at replaced and at original tokens",
+        {"replaced_accuracy": "replaced", "original_accuracy": "original"},
     ),
     ("accuracy", "Accuracy at masked tokens", {"accuracy": ""}),
 )
@@ -199,7 +199,7 @@ def training(runs: Sequence[Run]) -> list[Picture]:
     """The curves of training runs, a picture a quantity: losses, cosines, the discriminator, the score that chooses.
 
     Args:
-        runs: logs; a quantity that none has is left out.
+        runs: logs; a quantity that none has is skipped.
     """
     chosen_by = sorted({key for run in runs for line in run.lines for key in line if _is_score(line, key)})
     panels = [(f"score-{key}", f"Score that chooses the checkpoint: {key}", {key: ""}) for key in chosen_by]
@@ -211,7 +211,7 @@ def training(runs: Sequence[Run]) -> list[Picture]:
 
 
 def _is_score(line: Mapping[str, float], key: str) -> bool:
-    """Scores stand in lines of their own; the last line of a run sums it up."""
+    """Scores have separate lines; the last line of a run sums it up."""
     return "loss" not in line and key not in _NO_SCORE and not key.startswith("train_")
 
 

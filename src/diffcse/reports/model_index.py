@@ -25,7 +25,7 @@ def check_card(folder: Path) -> Path:
     """The README.md that a model's results go to, before any work is done.
 
     Raises:
-        UserError: not a folder, or a README.md whose metadata can not be read.
+        UserError: not a folder, or a README.md whose metadata cannot be read.
     """
     if not folder.is_dir():
         do = "give a local model folder; a card on the Hub is updated by pushing the folder"
@@ -44,9 +44,9 @@ def update_card(folder: Path, results: dict[str, Any]) -> None:
     path = check_card(folder)
     card = _load(path)
     data: Any = card.data
-    found = eval_results(results)
-    kept = [one for one in data.eval_results or [] if not any(_same(one, other) for other in found)]
-    data.eval_results = sorted(kept + found, key=_order)
+    new = eval_results(results)
+    others = [old for old in data.eval_results or [] if not any(_key(old) == _key(result) for result in new)]
+    data.eval_results = sorted(others + new, key=_order)
     data.model_name = data.model_name or folder.resolve().name
     try:
         write_atomic(path, str(card).encode())
@@ -56,14 +56,14 @@ def update_card(folder: Path, results: dict[str, Any]) -> None:
 
 def eval_results(results: dict[str, Any]) -> list[EvalResult]:
     """Every number of the paper's tables as a result; unrounded fractions."""
-    found = []
+    entries = []
     for name, scores in results["tasks"].items():
         splits = {results["mode"]: scores}
         if name in STS_TASKS[5:] and results["mode"] == "test" and "dev" in scores:
             splits["dev"] = scores["dev"]
         for split, numbers in splits.items():
-            found += [_result(name, split, key, numbers[key]) for key in _MEASURES if numbers.get(key) is not None]
-    return found
+            entries += [_result(name, split, key, numbers[key]) for key in _MEASURES if numbers.get(key) is not None]
+    return entries
 
 
 def _result(name: str, split: str, measure: str, value: float) -> EvalResult:
@@ -82,17 +82,10 @@ def _result(name: str, split: str, measure: str, value: float) -> EvalResult:
     )
 
 
-def _same(one: EvalResult, other: EvalResult) -> bool:
-    def key(result: EvalResult) -> tuple[Any, ...]:
-        return (
-            result.task_type,
-            result.dataset_type,
-            result.dataset_config,
-            result.dataset_split,
-            result.metric_type,
-        )
-
-    return key(one) == key(other)
+def _key(result: EvalResult) -> tuple[Any, ...]:
+    """What makes two results the same measure of the same data."""
+    data = result.dataset_type, result.dataset_config, result.dataset_split
+    return (result.task_type, *data, result.metric_type)
 
 
 def _order(result: EvalResult) -> tuple[int, str]:
@@ -109,8 +102,8 @@ def _load(path: Path) -> ModelCard:
     except FileNotFoundError:
         return ModelCard(f"---\n{ModelCardData(library_name='sentence-transformers').to_yaml()}\n---\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--card {path}", "a UTF-8 text file", error, "mend or remove it") from error
+        raise UserError(f"--card {path}", "a UTF-8 text file", error, "fix or remove it") from error
     try:
         return ModelCard(text)
     except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"--card {path}", "a model card", error, "mend its metadata between the --- lines") from error
+        raise UserError(f"--card {path}", "a model card", error, "fix its metadata between the --- lines") from error

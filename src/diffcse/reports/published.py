@@ -1,4 +1,4 @@
-"""Numbers from the literature, to stand beside measured ones; single runs, as percentages with two decimals."""
+"""Numbers from the literature, to stand next to measured numbers; single runs, as percentages with two decimals."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ def all_tables(
 
 
 def notes(result: Results) -> list[str]:
-    """What a reader of one model's tables must know: tasks left out, sentences cut."""
+    """What a reader of one model's tables must know: tasks that are missing, sentences cut."""
     lines = [f"left out: {problem}" for problem in result["problems"]]
     encoding = result.get("encoding", {})
     if encoding.get("truncated"):

@@ -1,7 +1,7 @@
 """Many training runs from one settings file: what is done is skipped, what was interrupted resumes.
 
-Every run is an ordinary `diffcse train` in a process of its own, so that it has its own threads, can be killed without
-hurting the others, and ends with the bytes that the command alone would end with.
+Every run is an ordinary `diffcse train` in a separate process, so that it has its threads for itself, can be killed
+without hurting the others, and ends with the bytes that the command alone would end with.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ class _Children:
         command += ["--columns", self.sweep.columns] if self.sweep.columns else []
         log = self.folder / "logs" / f"{run.name}.log"
         with log.open("ab") as out:
-            # A session of its own: Ctrl-C reaches the runs through `stop` alone, and so once.
+            # A separate session: Ctrl-C reaches the runs through `stop` alone, and so once.
             child = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, env=self._environment())
             self.alive.add(child)
             code = child.wait()
@@ -245,7 +245,7 @@ class _Children:
         return time.perf_counter() - began, None if code == 0 else _last_line(log, code)
 
     def _environment(self) -> dict[str, str]:
-        return {"OMP_NUM_THREADS": str(self.threads), **os.environ}  # the user's own number stands
+        return {"OMP_NUM_THREADS": str(self.threads), **os.environ}  # a number that the user chose stands
 
     def stop(self) -> None:
         """Ask every process to stop at its next step, and wait for it."""

@@ -84,7 +84,7 @@ def describe(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items()) or "all"
 
 
-def choose_metric(results: Sequence[Result], wanted: str | None) -> str:
+def choose_metric(results: Sequence[Result], metric: str | None) -> str:
     """The score that settings are compared by: STS-B dev where it is there, so that test scores choose nothing.
 
     Raises:
@@ -92,21 +92,21 @@ def choose_metric(results: Sequence[Result], wanted: str | None) -> str:
     """
     known = sorted({name for result in results for name in result.scores or {}})
     if not known:
-        raise UserError("the sweep", "one with a finished run", "none", "run diffcse sweep first")
-    if wanted is None:
+        raise UserError("the sweep", "a sweep with a finished run", "none", "run diffcse sweep first")
+    if metric is None:
         return next((name for name in DEFAULT_METRICS if name in known), known[0])
-    if wanted not in known:
-        raise UserError("metric", f"one of {', '.join(known)}", wanted, "choose one of them")
-    return wanted
+    if metric not in known:
+        raise UserError("metric", f"one of {', '.join(known)}", metric, "choose one of them")
+    return metric
 
 
 def groups(results: Sequence[Result], metric: str) -> list[Group]:
     """The runs of each setting together, in the order of the sweep."""
-    found: dict[str, list[Result]] = {}
+    runs: dict[str, list[Result]] = {}
     for result in results:
         key = json.dumps({name: value for name, value in result.settings.items() if name != "seed"})
-        found.setdefault(key, []).append(result)
-    return [_group(json.loads(key), runs, metric) for key, runs in found.items()]
+        runs.setdefault(key, []).append(result)
+    return [_group(json.loads(key), of_setting, metric) for key, of_setting in runs.items()]
 
 
 def _group(settings: dict[str, Any], runs: list[Result], metric: str) -> Group:
@@ -157,13 +157,13 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
     """95% percentile bootstrap interval of the mean; None for fewer than three values."""
     if len(values) < 3:
         return None
-    found = bootstrap(values, resamples=RESAMPLES)
-    return found.low, found.high
+    mean = bootstrap(values, resamples=RESAMPLES)
+    return mean.low, mean.high
 
 
-def pairs(found: Sequence[Group], against: Group) -> list[Paired]:
+def pairs(settings: Sequence[Group], against: Group) -> list[Paired]:
     """Every other setting against one, over the seeds that both have."""
-    return [_paired(group, against) for group in found if group is not against]
+    return [_paired(group, against) for group in settings if group is not against]
 
 
 def _paired(group: Group, against: Group) -> Paired:
@@ -180,17 +180,17 @@ def _paired(group: Group, against: Group) -> Paired:
     )
 
 
-def groups_table(found: Sequence[Group], metric: str, published: Mapping[str, float] | None = None) -> Table:
+def groups_table(settings: Sequence[Group], metric: str, published: Mapping[str, float] | None = None) -> Table:
     """One row a setting; scores x 100, losses as they are.
 
     Args:
-        found: the settings, from `groups`.
+        settings: the rows, from `groups`.
         metric: what they are compared by.
         published: published scores (x 100) by setting, in a column of their own.
     """
     scale = _scale(metric)
     rows = []
-    for number, group in enumerate(found, 1):
+    for number, group in enumerate(settings, 1):
         runs = f"{len(group.scores)}" + (f" ({group.failed} missing)" if group.failed else "")
         spread = "" if group.deviation is None else f"{group.deviation * scale:.2f}"
         best = [f"{group.best_of[k] * scale:.2f}" if k in group.best_of else "" for k in _BEST_OF]
@@ -218,11 +218,11 @@ def _scale(metric: str) -> float:
     return 1.0 if metric == LOSS else 100.0
 
 
-def plot(found: Sequence[Group], metric: str, path: Path, published: Mapping[str, float] | None = None) -> None:
-    """Every run as a point, the mean and its interval beside it, as PNG, SVG or PDF by the file's name.
+def plot(settings: Sequence[Group], metric: str, path: Path, published: Mapping[str, float] | None = None) -> None:
+    """Every run as a point, with the mean and its interval, as PNG, SVG or PDF by the file's name.
 
     Args:
-        found: the settings.
+        settings: the rows.
         metric: for the axis.
         path: of the picture.
         published: published scores by setting (x100), drawn as crosses.
@@ -234,16 +234,16 @@ def plot(found: Sequence[Group], metric: str, path: Path, published: Mapping[str
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.45 * len(found)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.45 * len(settings)), layout="constrained")
     scale = _scale(metric)
-    for row, group in enumerate(found):
+    for row, group in enumerate(settings):
         axes.plot(np.array(group.scores) * scale, [row] * len(group.scores), "o", color="#8da0cb", alpha=0.7)
         low, high = group.interval or (group.mean, group.mean)
         axes.plot([low * scale, high * scale], [row, row], color="#333333", linewidth=2)
         axes.plot(group.mean * scale, row, "D", color="#d95f02")
         if published and group.name in published:
             axes.plot(published[group.name], row, "x", color="#666666")
-    axes.set_yticks(range(len(found)), [group.name for group in found])
+    axes.set_yticks(range(len(settings)), [group.name for group in settings])
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(f"{metric} (points: runs; diamond: mean; bar: 95% interval of the mean)")
