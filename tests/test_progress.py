@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import datasets
 from rich.console import Console
@@ -25,8 +26,14 @@ def test_long_work_is_announced_where_no_bar_can_be_shown():
     assert shown(1_000, terminal=False) == ""
 
 
-def test_a_terminal_shows_the_bar_and_work_that_is_done_shows_nothing():
-    assert "tokenise" in shown(1_000, terminal=True)
+def test_a_terminal_shows_how_much_is_done_and_leaves_no_trace():
+    drawn = shown(1_000, terminal=True)
+    last = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", drawn).split("\r")[-2]
+    assert re.search(r"^tokenise .*1000/1000 left", last)
+    assert drawn.endswith("\x1b[2K")  # the line is erased
+
+
+def test_work_that_is_done_shows_nothing():
     assert shown(1_000, terminal=True, calls=0) == ""
 
 

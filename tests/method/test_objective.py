@@ -60,8 +60,13 @@ def test_replaced_token_detection_equals_a_loop(padding_counts: bool) -> None:
     assert float(got) == pytest.approx(total / number, abs=1e-12)
 
 
-def test_total_is_the_weighted_sum() -> None:
-    assert float(objective.total(torch.tensor(2.0), torch.tensor(0.5), 0.1)) == pytest.approx(2.05)
+@pytest.mark.parametrize(("weight", "expected"), [(0.0, 2.0), (0.1, 2.05), (2.0, 3.0)])
+def test_the_total_and_its_gradients_weigh_the_edit_loss(weight: float, expected: float) -> None:
+    contrastive, rtd = (torch.tensor(value, requires_grad=True) for value in (2.0, 0.5))
+    total = objective.total(contrastive, rtd, weight)
+    total.backward()
+    assert total.item() == pytest.approx(expected)
+    assert (float(contrastive.grad), float(rtd.grad)) == pytest.approx((1.0, weight))
 
 
 def test_detection_counts_real_tokens_only_and_never_divides_by_zero() -> None:
