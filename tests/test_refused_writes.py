@@ -24,11 +24,6 @@ DISK = 4 * 2**20
 """Bytes; room for the tiny model and a graph of it."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save(tiny.encoder(), tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     return tiny.write_sentences(tmp_path / "text.txt", 600)

@@ -27,11 +27,6 @@ from tests import tiny
 SMALL = EncodeSettings(normalize=True, chunk_sentences=7)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny.save(tiny.encoder(), tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
 def model(folder):
     return load_encoder(folder)

@@ -26,11 +26,6 @@ SETTINGS = BulkSettings(encoding=EncodeSettings(normalize=True, chunk_sentences=
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny.save(tiny.encoder(), tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def ray():
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'diffcse[ray]'")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

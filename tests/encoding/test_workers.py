@@ -26,11 +26,6 @@ main()
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny.save(tiny.encoder(), tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
 def text(tmp_path):
     return tiny.write_sentences(tmp_path / "text.txt", 60)

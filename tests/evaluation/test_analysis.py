@@ -10,7 +10,6 @@ from diffcse.evaluation.senteval import stsb_split
 from diffcse.evaluation.tasks import ScoredPairs
 from tests.evaluation.layout import BagOfWords
 
-SHARED = Path("../shared/senteval")
 PAIRS = ScoredPairs(
     first=["the dog", "a cat", "red moon", "old man"],
     second=["the dog runs", "a dog", "moon red", "water"],
@@ -73,9 +72,8 @@ def test_pairs_without_high_scores_are_refused() -> None:
         analyse(embed(BagOfWords().encode, ["a", "b"]), low)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/senteval is not here")
-def test_the_papers_retrieval_set() -> None:
-    pairs = stsb_split(SHARED, "test")
+def test_the_papers_retrieval_set(shared: Path) -> None:
+    pairs = stsb_split(shared / "senteval", "test")
     rng = np.random.default_rng(0)
     found = analyse(embed(lambda sentences: rng.normal(size=(len(sentences), 8)), pairs.sentences()), pairs)
     assert found["retrieval"]["queries"] == 2 * 97 and found["retrieval"]["sentences"] == 2758

@@ -40,8 +40,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Layout(tmp_path_factory.mktemp("senteval")).write().root
+def data(official: Layout) -> Path:
+    return official.root
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,6 @@ from tests import tiny
 POOLERS = ("cls", "avg", "avg_top2", "avg_first_last", "last")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.save(tiny.encoder(), tmp_path_factory.mktemp("model"))
-
-
 def pooled(folder: str, pooler: str) -> np.ndarray:
     """The definition, sentence by sentence, from the plain Transformer."""
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)

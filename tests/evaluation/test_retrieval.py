@@ -131,14 +131,11 @@ def test_bm25_is_the_formula_on_a_tiny_corpus() -> None:
 
 
 PUBLISHED_BM25 = {"cranfield": 0.500, "cacm": 0.411, "nfcorpus": 0.307, "stackfaq": 0.667}
-SHARED = Path(__file__).parents[3] / "shared" / "ir"
 
 
 @pytest.mark.parametrize("name", PUBLISHED_BM25)
-def test_bm25_finds_what_others_measured(name: str) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip("the collection is not here")
-    assert score(read_beir(SHARED / name), BM25()).ndcg_at_10 == pytest.approx(PUBLISHED_BM25[name], abs=0.012)
+def test_bm25_finds_what_others_measured(shared: Path, name: str) -> None:
+    assert score(read_beir(shared / "ir" / name), BM25()).ndcg_at_10 == pytest.approx(PUBLISHED_BM25[name], abs=0.012)
 
 
 def collection(folder: Path, qrels: str = "q1\td2\t1\n") -> Path:

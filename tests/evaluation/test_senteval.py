@@ -10,7 +10,6 @@ from diffcse.evaluation.senteval import Reading, read_sts_benchmark, read_tasks,
 from diffcse.evaluation.tasks import ALL_TASKS, Labelled, LabelledPairs, ScoredPairs, Task
 from tests.evaluation.layout import Layout
 
-SHARED = Path("../shared/senteval")
 OFFICIAL = {
     "STS12": {"scored": 3108},
     "STS13": {"scored": 1500},
@@ -27,11 +26,6 @@ OFFICIAL = {
     "TREC": {"train": 5452, "test": 500},
     "MRPC": {"train": 4076, "test": 1725},
 }
-
-
-@pytest.fixture(scope="module")
-def official(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    return Layout(tmp_path_factory.mktemp("senteval")).write()
 
 
 @pytest.fixture
@@ -326,9 +320,8 @@ def test_the_dev_file_that_checkpoints_are_chosen_by(official: Layout, small: La
         stsb_split(small.root, "dev")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/senteval is not here")
-def test_the_real_files() -> None:
-    reading = read_tasks(SHARED, train_splits=True)
+def test_the_real_files(shared: Path) -> None:
+    reading = read_tasks(shared / "senteval", train_splits=True)
     found = {task.name: sizes(task) for task in reading.tasks}
     assert found == {
         name: {part: n for part, n in OFFICIAL[name].items() if (name, part) != ("SICKRelatedness", "test")}

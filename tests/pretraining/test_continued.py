@@ -29,11 +29,6 @@ SHORT = {"batch_tokens": 64, "total_tokens": 64 * 60, "learning_rate": 5e-3, "he
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return tiny.write_sentences(tmp_path_factory.mktemp("text") / "t.txt", 200).read_text().splitlines()
-
-
-@pytest.fixture(scope="module")
 def headless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SentenceTransformer without a head, with mean pooling, Normalize and a prompt."""
     folder = tmp_path_factory.mktemp("start")

@@ -30,14 +30,8 @@ from diffcse.pretraining.mlm import (
     train_tokenizer,
 )
 from diffcse.training.trainer import GracefulStop
-from tests import tiny
 
 SMALL = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 32, "vocab_size": 120, "batch_tokens": 64}
-
-
-@pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return tiny.write_sentences(tmp_path_factory.mktemp("text") / "t.txt", 200).read_text().splitlines()
 
 
 def test_batches_hold_one_length_and_every_example_once(lines: list[str]) -> None:

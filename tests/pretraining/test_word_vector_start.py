@@ -33,11 +33,6 @@ SMALL = {"hidden_size": 20, "heads": 2, "intermediate_size": 16, "max_length": 3
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return tiny.write_sentences(tmp_path_factory.mktemp("text") / "t.txt", 200).read_text().splitlines()
-
-
-@pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tokenizer")
     tiny.tokenizer().save_pretrained(folder)
