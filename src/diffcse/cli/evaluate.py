@@ -224,7 +224,7 @@ def show(results: list[dict[str, Any]], comparison: dict[str, Any] | None, *, pu
     out, err = Console(), Console(stderr=True)
     terminal.show(out, *tables.all_tables(results, comparison, published=published, details=details))
     for result in results:
-        _say(err, tables.notes(result))
+        _say(err, [*tables.problems(result), *tables.notes(result)])
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

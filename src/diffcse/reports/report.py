@@ -162,7 +162,8 @@ def _scores(group: Group, results: Sequence[Mapping[str, Any]], pictures: Sequen
     if not tables.is_measured(group, results):
         return [_not_measured("fill this table", f"--tasks {group}")]
     details = [table for table in map(tables.detail_table, results) if group == "sts" and table.rows]
-    return [tables.group_table(group, results, published=True), Figures(pictures=pictures), *details]
+    missing = dict.fromkeys(line for result in results for line in tables.problems(result, group))
+    return [tables.group_table(group, results, published=True), *missing, Figures(pictures=pictures), *details]
 
 
 def _analyses(results: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]) -> list[Block]:

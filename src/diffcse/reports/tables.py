@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from diffcse.evaluation.suite import group_tasks
-from diffcse.evaluation.tasks import GROUPS, HEADLINE, Group
+from diffcse.evaluation.tasks import ALL_TASKS, GROUPS, HEADLINE, Group
 from diffcse.reports.published import PUBLISHED, SOURCE
 from diffcse.reports.table import Row, Table, difference, interval, percent
 
@@ -200,9 +200,15 @@ def all_tables(
     return tables
 
 
+def problems(result: Results, group: Group | None = None) -> list[str]:
+    """Why tasks are missing, a line each; of one group or of all."""
+    names = ALL_TASKS if group is None else GROUPS[group]
+    return [f"left out: {problem}" for problem in result["problems"] if problem.split(":")[0] in names]
+
+
 def notes(result: Results) -> list[str]:
-    """What a reader of one model's tables must know: tasks that are missing, sentences cut."""
-    lines = [f"left out: {problem}" for problem in result["problems"]]
+    """What a reader of one model's tables must know: sentences that were cut or mean nothing to the model."""
+    lines = []
     encoding = result.get("encoding", {})
     if encoding.get("truncated"):
         cut, of, limit = encoding["truncated"], encoding["different"], encoding["limit"]

@@ -21,12 +21,13 @@ def show(console: Console, *tables: Table) -> None:
         console.width = max(console.width, _WIDTH_OF_A_FILE)
     for table in tables:
         console.print(_rich(table))
+        for note in table.notes:
+            console.print(Text(note), soft_wrap=not console.is_terminal)
 
 
 def _rich(table: Table) -> rich_table.Table:
-    style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "caption_justify": "left"}
-    caption = Text("\n".join(table.notes)) if table.notes else None
-    shown = rich_table.Table(title=Text(table.title), caption=caption, **style)
+    style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    shown = rich_table.Table(title=Text(table.title), **style)
     for i, name in enumerate(table.columns):
         words = i < table.words  # which wrap where the terminal is narrow; a number in two lines would be misread
         shown.add_column(Text(name), justify="left" if words else "right", no_wrap=not words, overflow="fold")
