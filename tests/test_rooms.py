@@ -30,6 +30,7 @@ ORDER = [
     "encoder",
     "evaluation",
     "reports",
+    "adaptation",
     "sweeps",
     "explore",
     "demo",

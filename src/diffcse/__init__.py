@@ -8,16 +8,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "AdaptSettings": "diffcse.adaptation.settings",
     "Config": "diffcse.config",
     "DiffCSE": "diffcse.encoder",
     "DiffCSELoss": "diffcse.training.st_loss",
     "DiffCSEModel": "diffcse.method.model",
     "UserError": "diffcse.errors",
+    "adapt": "diffcse.adaptation.adapt",
     "build": "diffcse.config",
     "train": "diffcse.training.train",
 }
 
-__all__ = ["Config", "DiffCSE", "DiffCSELoss", "DiffCSEModel", "UserError", "build", "train"]
+__all__ = ["AdaptSettings", "Config", "DiffCSE", "DiffCSELoss", "DiffCSEModel", "UserError", "adapt", "build", "train"]
 
 
 def __getattr__(name: str) -> Any:

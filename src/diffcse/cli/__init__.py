@@ -21,6 +21,7 @@ app = typer.Typer(
 def _register() -> None:
     from diffcse.cli import (
         ablate,
+        adapt,
         cooccur,
         data,
         dedup,
@@ -40,6 +41,7 @@ def _register() -> None:
     )
 
     app.command()(train.train)
+    app.command()(adapt.adapt)
     app.command()(evaluate.evaluate)
     app.command()(report.report)
     app.add_typer(data.app)

@@ -1,4 +1,4 @@
-"""diffcse demo: the main job in small, on real text that every machine has."""
+"""diffcse demo: the main job on real text that every machine has."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from diffcse.errors import UserError
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for text and models.")] = Path("demo-run"),
-    steps: Annotated[int, typer.Option(help="Optimiser steps of each of the two runs.")] = 60,
-    seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,
+    encoder: Annotated[
+        str,
+        typer.Option(help="Model to start from: auto (minilm where that extra is installed, else bundled) or a name."),
+    ] = "auto",
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each run.")] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
 ) -> None:
-    """Adapt the bundled model to the documentation on this machine and search it; no labels, no network.
+    """Adapt a model to the documentation on this machine, compare it and search; no labels, no network.
 
-    Trains SimCSE and DiffCSE from the same start and compares them with the start on packages that they never saw.
+    Compares the start, TF-IDF, SimCSE, DiffCSE (from the bundled model) and `diffcse adapt` on packages that none of
+    them was trained on.
     """
     if steps < 1:
         raise UserError("steps", "at least 1", steps, "use 60")
@@ -28,4 +33,4 @@ def demo(
 
     quiet_libraries()
 
-    run(output, steps=steps, seed=seed, console=Console())
+    run(output, encoder=encoder, steps=steps, seed=seed, console=Console())

