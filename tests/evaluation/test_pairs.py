@@ -61,7 +61,8 @@ def test_a_bad_score_is_named_with_its_row(tmp_path: Path, name: str, score: obj
     table.loc[1, "score"] = score
     if name == "p.parquet":
         table["score"] = table["score"].map(str)
-    with pytest.raises(UserError, match=r"row 2, score must be a number; got"):
+    line = 3 if name == "p.csv" else 2
+    with pytest.raises(UserError, match=f"{name} line {line}, score must be a number; got"):
         read_pairs(write(tmp_path / name, table), COLUMNS)
 
 
@@ -70,12 +71,13 @@ def test_a_bad_score_is_named_with_its_row(tmp_path: Path, name: str, score: obj
 def test_an_empty_sentence_is_named_with_its_row(tmp_path: Path, name: str, text: object) -> None:
     table = ROWS.copy()
     table.loc[2, "b"] = text
-    with pytest.raises(UserError, match=r"row 3, b must be a sentence; got"):
+    line = 4 if name == "p.csv" else 3
+    with pytest.raises(UserError, match=f"{name} line {line}, b must be a sentence; got"):
         read_pairs(write(tmp_path / name, table), COLUMNS)
 
 
 def test_text_that_is_a_number(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"row 1, more must be a sentence; got 1"):
+    with pytest.raises(UserError, match=r"p.jsonl line 1, more must be a sentence; got 1"):
         read_pairs(write(tmp_path / "p.jsonl"), ("a", "more", "score"))
 
 
@@ -100,14 +102,19 @@ def test_the_separator_of_csv_is_found(tmp_path: Path, separator: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.csv", b"a,b,score\n\xff\xfe,x,1\n", "a well-formed .csv file in UTF-8"),
-        ("p.csv", b"a,b,score\nx,y,1,2,3\nx,y,1\n", "a well-formed .csv file"),
-        ("p.csv", b"", "a well-formed .csv file"),
-        ("p.jsonl", b'{"a": "x", \n', "a well-formed .jsonl file"),
-        ("p.parquet", b"PAR1 not really", "a well-formed .parquet file"),
-        ("p.csv.gz", b"not gzip", "a whole gzip file"),
-        ("p.xlsx", b"", "a .csv, .tsv, .jsonl or .parquet file; got .xlsx"),
-        ("pairs", b"", "a .csv, .tsv, .jsonl or .parquet file; got no ending"),
+        (
+            "p.csv",
+            b"a,b,score\n\xff\xfe,x,1\n",
+            r"p.csv line 2, a must be text in UTF-8; got bytes that are not",
+        ),
+        ("p.csv", b"a,b,score\nx,y,1,2,3\nx,y,1\n", r"p.csv line 2 must be a row of 3 columns; got 5"),
+        ("p.csv", b"", r"p.csv must be a table with a header; got an empty file"),
+        ("p.jsonl", b'{"a": "x", \n', r"p.jsonl line 1 must be a JSON object; got"),
+        ("p.parquet", b"PAR1 not really", r"p.parquet must be a whole file that can be read"),
+        ("p.csv.gz", b"not gzip", r"p.csv.gz must be a whole gzip file"),
+        ("p.txt", b"text", r"p.txt must be one table; got 1 file\(s\), .*p.txt; name a .csv file"),
+        ("p.xlsx", b"", r"the name's end must be one of .txt, .csv, .*; got .xlsx"),
+        ("pairs", b"", r"the name's end must be one of .txt, .csv, .*; got none"),
     ],
 )
 def test_damaged_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -118,8 +125,8 @@ def test_damaged_files(tmp_path: Path, name: str, content: bytes, message: str) 
 
 @pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.parquet"])
 def test_a_missing_file_or_a_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=f"--pairs .*{name} must be a file that can be read"):
+    with pytest.raises(UserError, match=f"{name} must be an existing file or a glob .* got nothing of that name"):
         read_pairs(tmp_path / name, COLUMNS)
     (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"--pairs .*{name} must be a file that can be read; got a folder"):
+    with pytest.raises(UserError, match=f"{name} must be a file or a glob; got a folder"):
         read_pairs(tmp_path / name, COLUMNS)

@@ -60,7 +60,7 @@ def test_a_mark_and_bytes_that_are_not_utf8(tmp_path: Path) -> None:
 
 def test_packed_text_on_standard_input_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"the cat\n"))
-    with pytest.raises(UserError, match="standard input must be UTF-8 text; got gzip data; unpack it: gunzip -c"):
+    with pytest.raises(UserError, match="standard input must be text; got gzip data; unpack it first: gunzip -c"):
         read(tmp_path / "a.gz")
 
 

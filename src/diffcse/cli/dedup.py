@@ -15,7 +15,8 @@ def dedup(
     file: Annotated[
         str,
         typer.Argument(
-            help="Text (a sentence a line), csv, tsv, jsonl or parquet, any of them gzipped.", show_default=False
+            help="Text (a sentence a line), csv, tsv, jsonl, json or parquet, packed (gz, bz2, xz, zst) or not.",
+            show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File of the kept lines.", show_default=False)],

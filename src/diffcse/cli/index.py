@@ -14,7 +14,8 @@ def index(
     file: Annotated[
         str,
         typer.Argument(
-            help="Text (a sentence a line), csv, tsv, jsonl or parquet, any of them gzipped; - for standard input.",
+            help="Text (a sentence a line), csv, tsv, jsonl, json or parquet, "
+            "packed (gz, bz2, xz, zst) or not; - for standard input.",
             show_default=False,
         ),
     ],

@@ -6,10 +6,11 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from diffcse.errors import UserError
 from diffcse.evaluation.retrieval import Retrieval
+from diffcse.text.opening import decode, opened, whole_lines
+from diffcse.text.stream import repaired
 
 _LAYOUT = "use a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv"
 
@@ -43,7 +44,7 @@ def _texts(path: Path) -> dict[str, str]:
         where = f"{path} line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(where, "a JSON object", error, "check the line") from error
         if not isinstance(row, dict) or not isinstance(row.get("text"), str) or "_id" not in row:
             raise UserError(where, "an object with _id and text", line[:60], "check the line")
@@ -89,14 +90,16 @@ def _number(text: str) -> float | None:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
-    except FileNotFoundError as error:
-        raise UserError(str(path), "a file", "no such file", _LAYOUT) from error
-    except (OSError, UnicodeDecodeError) as error:
-        got: Any = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
-        raise UserError(str(path), "a readable text file in UTF-8", got, "check the file") from error
+    """Lines that are not blank, with their numbers; packed or not, in any Unicode encoding with a mark."""
+    packed = [path.with_name(f"{path.name}{end}") for end in (".gz", ".bz2", ".xz", ".zst")]
+    there = next((each for each in (path, *packed) if each.is_file()), None)
+    if there is None:
+        raise UserError(str(path), "a file", "no such file", _LAYOUT)
+    with opened(there) as file:
+        for number, line in enumerate(whole_lines(file, str(there)), 1):
+            text = decode(line).rstrip("\r\n")
+            if repaired(text) != text:
+                got = "bytes that are not UTF-8"
+                raise UserError(f"{there} line {number}", "text in UTF-8", got, "correct the line, or convert the file")
+            if text.strip():
+                yield number, text

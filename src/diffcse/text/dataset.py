@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from diffcse.errors import UserError
 from diffcse.files import digest
 from diffcse.text.cache import batches, cached, write_arrow
-from diffcse.text.sources import NUL, Row, Source, find_sources
+from diffcse.text.sources import Source, find_sources
+from diffcse.text.tables import NUL, Row
 
 _NLI = ("sent0", "sent1", "hard_neg")  # the columns of SimCSE's file of natural language inference pairs
 

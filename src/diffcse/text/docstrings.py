@@ -26,7 +26,8 @@ from typing import NamedTuple
 
 from diffcse.errors import UserError
 from diffcse.files import write_atomic
-from diffcse.text.documents import Documents, RawDocument, build_documents
+from diffcse.text.documents import Documents, build_documents
+from diffcse.text.find_documents import RawDocument
 
 Pair = tuple[str, str]
 

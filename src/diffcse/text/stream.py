@@ -11,7 +11,9 @@ from typing import BinaryIO
 
 from diffcse.errors import UserError
 from diffcse.text.dataset import choose_columns
-from diffcse.text.sources import Numbered, Source, TextFile, find_sources
+from diffcse.text.opening import utf8
+from diffcse.text.sources import Source, TextFile, find_sources
+from diffcse.text.tables import Numbered
 
 STDIN = "-"
 _LONGEST = 400_000
@@ -33,7 +35,7 @@ class Pipe(TextFile):
     def _opened(self) -> Iterator[BinaryIO]:
         try:
             with open(0, "rb", closefd=False) as file:
-                yield file
+                yield utf8(file, self.name)
         except OSError as error:
             raise UserError(self.name, "open for reading", error.strerror, "pipe a text in, or name a file") from error
 
@@ -42,9 +44,9 @@ class Pipe(TextFile):
         try:
             yield from super().rows(columns, longest)
         except UserError as error:
-            if error.got != "gzip data":
+            if not str(error.got).endswith(" data"):
                 raise
-            do = "unpack it: gunzip -c FILE.gz | diffcse ..."
+            do = "unpack it first: gunzip -c FILE.gz | diffcse ..."
             raise UserError(self.name, error.rule, error.got, do) from error
 
 
