@@ -199,9 +199,9 @@ class TrainingConfig(Checked):
     batch_size: int = 64
     """Sentences in an optimiser step, over all processes together."""
     epochs: float = 2.0
-    """Passes over the text; `max_steps` ends a run earlier."""
+    """Passes over the text; `max_steps` may end the run earlier."""
     max_steps: int = 0
-    """Optimiser steps after which the run ends; 0 means that `epochs` decides."""
+    """Optimiser steps after which the run ends, unless `epochs` ends it earlier; 0 means that `epochs` decides."""
     max_tokens: int = 32
     """Longest sentence (tokens, with [CLS] and [SEP]); longer ones are cut."""
     learning_rate: float = 7e-6

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from diffcse.cli import ends
 from diffcse.errors import Interrupted, NonFiniteLoss, UserError
+from tests.cli.command import COMMAND as CLI
 from tests.cli.command import diffcse
 
 app = typer.Typer()
@@ -161,3 +163,23 @@ def test_a_full_disk_behind_the_output_is_one_line(
         assert ends.run(COMMAND, ["end", "well"]) == 2
         line = "diffcse: output must be in a place that can be written to; got No space left on device; make room"
         assert capsys.readouterr().err.startswith(line)
+
+
+def test_a_device_that_is_not_there_is_refused_while_options_are_read() -> None:
+    """In every verb that takes one, whatever else is wrong; `meta` holds no numbers."""
+    verbs = {name: verb for name, verb in CLI.commands.items() if any(p.name == "device" for p in verb.params)}
+    assert {"encode", "evaluate", "index", "search", "dedup", "similarity", "explore"} <= set(verbs)
+    for name, verb in verbs.items():
+        given = [word for parameter in verb.params for word in required(parameter)]
+        for device in ("cuda:99", "meta", "hpu:7", "abacus", ""):
+            ended = diffcse(name, *given, "--device", device)
+            assert ended.code == 2, (name, device)
+            assert ended.err.startswith("diffcse: device must be "), ended.err
+            assert ended.err.count("\n") == 1
+
+
+def required(parameter: Any) -> list[str]:
+    """Words that give a parameter that must be given a value; none of them exists."""
+    if not parameter.required:
+        return []
+    return ["nowhere"] if parameter.param_type_name == "argument" else [parameter.opts[0], "nowhere"]

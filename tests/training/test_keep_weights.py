@@ -107,7 +107,7 @@ def place(tmp_path_factory):
 
 
 def settings(place: Path, **more: object) -> dict[str, object]:
-    steps = {"max_steps": 10, "save_every_steps": 3, "eval_every_steps": 2, "log_every_steps": 1}
+    steps = {"max_steps": 10, "epochs": 9.0, "save_every_steps": 3, "eval_every_steps": 2, "log_every_steps": 1}
     rest = {"objective": "simcse", "batch_size": 8, "learning_rate": 1e-3}
     return {"preset": "small", "encoder": str(place / "encoder"), **steps, **rest, **more}
 

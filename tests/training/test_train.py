@@ -25,7 +25,7 @@ from diffcse.text.dataset import read_texts
 from diffcse.training.criteria import KeepBest, label_free, read_best
 from diffcse.training.networks import load_networks
 from diffcse.training.run_folder import RunFolder
-from diffcse.training.train import positions, train
+from diffcse.training.train import positions, steps_of, train
 from tests import tiny
 
 SETTINGS = {
@@ -317,6 +317,45 @@ def test_a_generator_of_another_vocabulary_is_refused_before_anything_else(place
     config = build(encoder=str(place / "encoder-exact"), generator=str(other))
     with pytest.raises(UserError, match=r"vocabulary of encoder .* 4 \(token, id\) pairs in only one"):
         load_networks(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"epochs": 2.0}, 16),
+        ({"epochs": 2.0, "max_steps": 50}, 16),
+        ({"epochs": 2.0, "max_steps": 16}, 16),
+        ({"epochs": 2.0, "max_steps": 15}, 15),
+        ({"epochs": 0.3, "max_steps": 50}, 3),
+        ({"epochs": 0.01}, 1),
+        ({"epochs": 2.0, "accumulate": 3}, 6),
+        ({"epochs": 2.0, "accumulate": 100, "max_steps": 5}, 2),
+    ],
+)
+def test_the_smaller_of_epochs_and_steps_ends_a_run(settings: dict[str, object], steps: int) -> None:
+    config = build(**{"batch_size": 8, **settings}).training
+    assert steps_of(config, 65) == steps_of(config, 71) == steps
+
+
+def test_epochs_end_a_run_before_its_steps_with_the_schedule_of_that_length(place: Path, tmp_path: Path) -> None:
+    networks = {"encoder": str(place / "encoder-dropout"), "objective": "simcse", "warmup_ratio": 0.5}
+    settings = {**SETTINGS, **networks, "epochs": 0.5, "keep_discriminator": False}
+    for name, most in (("epochs", 0), ("both", 500)):
+        config = build(**{**settings, "max_steps": most})
+        done = train([place / "text.txt"], tmp_path / name, config, cache_dir=place / "cache")
+        assert (done.finished, done.step) == (True, 4)
+    assert_same(tmp_path / "epochs", tmp_path / "both")
+
+
+def test_a_run_of_another_length_is_not_resumed(place: Path, tmp_path: Path) -> None:
+    run = RunFolder.look(tmp_path / "m", {}, [])
+    checkpoint = run.checkpoints / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "complete.json").write_text("{}")
+    (checkpoint / "trainer_state.json").write_text('{"max_steps": 50}')
+    run.check_steps(50)
+    with pytest.raises(UserError, match="must be an interrupted run of 16 steps; got one of 50; choose another folder"):
+        run.check_steps(16)
 
 
 def test_other_text_is_not_resumed_on(place: Path, tmp_path: Path) -> None:

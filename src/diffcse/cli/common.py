@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from rich.console import Console
     from sentence_transformers import SentenceTransformer
 
+
+def _present(device: str | None) -> str | None:
+    """The device, if this machine has it; checked while the options are read, before any text is."""
+    if device is not None:
+        from diffcse.encoding.backends import as_device
+
+        as_device(device)
+    return device
+
+
 MODEL = Annotated[
     Optional[str],  # noqa: UP045  (typer reads this form on 3.10)
     typer.Option("--model", "-m", help="Folder or Hub name of the encoder. Default: the one in the package."),
@@ -26,7 +36,9 @@ MAX_TOKENS = Annotated[
 ]
 DEVICE = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="Where to compute: cpu, cuda, cuda:1. Default: a GPU if there is one."),
+    typer.Option(
+        help="Where to compute: cpu, cuda, cuda:1, mps, xpu. Default: a GPU if there is one.", callback=_present
+    ),
 ]
 PROMPT_NAME = Annotated[
     str | None,

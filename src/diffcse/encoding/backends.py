@@ -236,7 +236,7 @@ def as_device(name: str | torch.device | None) -> torch.device:
     except (RuntimeError, TypeError) as error:
         raise UserError("device", "one that torch knows", name, "use cpu, cuda or cuda:0") from error
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.empty(0, device=device).cpu()  # there and back: `meta` holds no numbers
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:  # each backend has a way of its own
         raise UserError("device", "present in this machine", name, "use cpu") from error
     return device

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from diffcse import __version__
 from diffcse.errors import UserError
-from diffcse.files import write_atomic
+from diffcse.files import read_json, write_atomic
 from diffcse.training.trainer import last_checkpoint
 
 _RUN = "diffcse.json"
@@ -146,6 +146,20 @@ class RunFolder:
         if json.loads(self._text.read_text())["sha256"] != _text_digest(rows):
             do = "give the text as it was, or choose another folder"
             raise UserError(f"output {self.folder}", "an interrupted run on this text", "one on other text", do)
+
+    def check_steps(self, steps: int) -> None:
+        """Refuse to resume a run of another length: its learning rates were those of that length.
+
+        Args:
+            steps: optimiser steps of the run; the same settings gave more before `epochs` ended a run with `max_steps`.
+        """
+        checkpoint = self.last_checkpoint()
+        if not _is_first() or checkpoint is None:
+            return
+        what, do = f"output {self.folder}", "choose another folder; more epochs give more steps"
+        former = read_json(Path(checkpoint) / "trainer_state.json", what=what, do="choose another folder")["max_steps"]
+        if former != steps:
+            raise UserError(what, f"an interrupted run of {steps} steps", f"one of {former}", do)
 
     def check_space(self, model: nn.Module, terms: int = 0) -> None:
         """Room for three checkpoints (weights and two moments each), the best weights and the model.

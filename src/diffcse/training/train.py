@@ -5,7 +5,9 @@ Under torchrun every process runs `train`; only the first one writes and talks.
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from diffcse.config import Config
+from diffcse.config import Config, TrainingConfig
 from diffcse.errors import UserError
 from diffcse.files import digest
 from diffcse.kernels.gradient_cache import require_repeatable_dropout
@@ -114,6 +116,7 @@ def train(
     check_size(len(rows), config)
     dataset = examples(rows, networks, config, cache_dir, console)
     run.check_text(rows)
+    run.check_steps(steps_of(config.training, len(dataset)))
     model = build_model(networks, config)
     run.check_space(model, config.training.average_checkpoints)
     encoder = networks.model
@@ -347,7 +350,7 @@ def build_trainer(
     edits = config.edits if config.has_edits else None
     trainer = SafeTrainer(
         model,
-        trainer_arguments(run.checkpoints, config),
+        trainer_arguments(run.checkpoints, config, len(dataset)),
         dataset=dataset,
         order=EpochOrder(len(dataset), settings.seed),
         collate=Collator(
@@ -359,14 +362,29 @@ def build_trainer(
     return trainer
 
 
-def trainer_arguments(folder: Path, config: Config) -> TrainingArguments:
+def steps_of(settings: TrainingConfig, examples: int) -> int:
+    """Optimiser steps of a run: those of `epochs`, or `max_steps` if that is fewer.
+
+    Args:
+        settings: batch size, accumulation, epochs and steps.
+        examples: sentences or documents; an epoch leaves out what does not fill a batch.
+
+    >>> settings = TrainingConfig(batch_size=8, epochs=2.0, max_steps=50)
+    >>> steps_of(settings, 31), steps_of(settings, 9999)
+    (6, 50)
+    """
+    each = max(1, math.ceil(examples // settings.batch_size / settings.accumulate))
+    return min(math.ceil(settings.epochs * each), settings.max_steps or sys.maxsize)
+
+
+def trainer_arguments(folder: Path, config: Config, examples: int) -> TrainingArguments:
     """Our settings in the Trainer's words."""
     settings, on_cpu = config.training, not torch.accelerator.is_available()
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=max(1, settings.batch_size // distributed_size()),
         num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
+        max_steps=steps_of(settings, examples),  # the schedule's length too; the Trainer would forget the epochs
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=settings.warmup_ratio,
