@@ -74,6 +74,15 @@ def jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def json_line(content: Any) -> str:
+    """JSON as `json_bytes` makes it, on one line without its end, other alphabets as they are.
+
+    >>> json_line({"größe": [float("nan"), 1.5]})
+    '{"größe": [null, 1.5]}'
+    """
+    return json.dumps(jsonable(content), ensure_ascii=False, allow_nan=False)
+
+
 def read_json(path: Path, *, what: str, do: str) -> dict[str, Any]:
     """A JSON object that an earlier run wrote.
 

@@ -1,146 +1,114 @@
-"""What a long run shows: a live line with the time left on a terminal, plain lines in a file or a pipe."""
+"""What a command shows: text as it is, one kind of bar with the time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-_SHOWN = {
-    "loss": "loss {:.4f}",
-    "contrastive": "contrastive {:.4f}",
-    "rtd": "rtd {:.4f}",
-    "accuracy": "accuracy {:.3f}",
-    "positive_cosine": "pos {:.3f}",
-    "negative_cosine": "neg {:.3f}",
-    "replaced_share": "replaced {:.3f}",
-    "replaced_accuracy": "found {:.3f}",
-    "original_accuracy": "kept {:.3f}",
-    "learning_rate": "lr {:.2e}",
-    "sentences_per_second": "{:.1f} sentences/s",
-}
-
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 _WORTH_A_LINE = 100_000
 """Rows from which work is announced where no bar can be shown."""
 
 
-@contextmanager
-def counting(console: Console | None, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left for `total` rows of work; what is yielded is told how many are done.
+def make_console(*, stderr: bool = True, quiet: bool = False) -> Console:
+    """A console that prints text as it is: a path with [brackets] is no markup, `:dog:` no emoji.
+
+    Args:
+        stderr: write to standard error, where everything but results goes.
+        quiet: write nothing, as all but the first process of a run do.
+    """
+    return Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line of text as it is, unbroken however narrow the terminal, on any console that a caller brought."""
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def make_bar(console: Console, *, unit: Literal["rows", "bytes"] = "rows", figures: bool = False) -> Progress:
+    """A bar; shows nothing in a file or a pipe, and vanishes at its end unless it ends with figures.
+
+    Args:
+        console: where to show it.
+        unit: what is counted.
+        figures: show the task's field `figures` behind the time left.
+    """
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn() if unit == "bytes" else MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    ]
+    if figures:
+        columns.append(TextColumn("{task.fields[figures]}", markup=False))
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=not figures)
+
+
+class Counter:
+    """Says how far some work is: call it with the number that is done.
 
     The bar comes with the first call, so that work which turns out to be done already shows nothing. In a file or a
     pipe, long work gets one line.
-    """
-    if console is None:
-        yield lambda done: None
-        return
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-
-    def update(done: int) -> None:
-        """Show that `done` are done; the first call begins the display."""
-        if not progress.task_ids:
-            progress.add_task(what, total=total)
-            progress.start()
-            if not console.is_terminal and total >= _WORTH_A_LINE:
-                console.print(f"{what}: {total:,} rows")
-        progress.update(progress.task_ids[0], completed=done)
-
-    try:
-        yield update
-    finally:
-        progress.stop()
-
-
-class Speed(TrainerCallback):
-    """Adds `sentences_per_second`, measured between two log lines, to each training line.
 
     Args:
-        sentences: sentences in an optimiser step, over all processes.
+        console: where to show it; None shows nothing.
+        what: words in front of the bar.
+        total: how many there are; None where that is not known.
+        unit: what is counted.
     """
 
-    def __init__(self, sentences: int) -> None:
-        self.sentences, self.since = sentences, (0, 0.0)
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the clock."""
-        self.since = (state.global_step, time.perf_counter())
-
-    def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    def __init__(
+        self, console: Console | None, what: str, total: int | None = None, unit: Literal["rows", "bytes"] = "rows"
     ) -> None:
-        """Put the speed since the last training line into this one."""
-        step, now = self.since[0], time.perf_counter()
-        if logs and "loss" in logs and state.global_step > step:
-            logs["sentences_per_second"] = self.sentences * (state.global_step - step) / (now - self.since[1])
-            self.since = (state.global_step, now)
+        self.console, self.what, self.total = console, what, total
+        self.bar = None if console is None else make_bar(console, unit=unit)
 
+    def __call__(self, done: int, total: int | None = None) -> None:
+        """Show that `done` are done, of `total` if that is known only now."""
+        self.total = self.total if total is None else total
+        if self.bar is not None:
+            self._begin()
+            self.bar.update(self.bar.task_ids[0], completed=done, total=self.total)
 
-class LiveDisplay(TrainerCallback):
-    """Progress bar with time left and the last figures on a terminal; one line a log line elsewhere.
+    def name(self, what: str) -> None:
+        """Change the words in front of the bar, for work of several parts."""
+        self.what = what
+        if self.bar is not None:
+            self._begin()
+            self.bar.update(self.bar.task_ids[0], description=what)
 
-    Args:
-        console: where to write.
-        what: the run's name in front of the bar.
-    """
-
-    def __init__(self, console: Console, what: str) -> None:
-        self.console, self.what = console, what
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-        )
-        self.started = (0, 0.0)
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Show the bar, from the step that the run starts at."""
-        self.started = (state.global_step, time.perf_counter())
-        if state.is_world_process_zero and self.console.is_terminal:
-            self.progress.add_task(self.what, total=state.max_steps, completed=state.global_step, figures="")
-            self.progress.start()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Move the bar."""
-        for task in self.progress.task_ids:
-            self.progress.update(task, completed=state.global_step)
-
-    def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        """Show the figures."""
-        if not state.is_world_process_zero or not logs:
+    def _begin(self) -> None:
+        assert self.bar is not None and self.console is not None
+        if self.bar.task_ids:
             return
-        figures = "  ".join(form.format(logs[name]) for name, form in _SHOWN.items() if name in logs)
-        if self.progress.task_ids and figures:
-            self.progress.update(self.progress.task_ids[0], figures=figures)
-        elif figures:
-            self.console.print(f"{self.what} {state.global_step}/{state.max_steps}  {figures}  {self._left(state)}")
+        self.bar.add_task(self.what, total=self.total)
+        self.bar.start()
+        if not self.console.is_terminal and (self.total or 0) >= _WORTH_A_LINE:
+            say(self.console, f"{self.what}: {self.total:,} rows")
 
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Close the bar."""
-        self.progress.stop()
 
-    def _left(self, state: TrainerState) -> str:
-        step, since = self.started
-        each = (time.perf_counter() - since) / max(1, state.global_step - step)
-        return f"left {time.strftime('%H:%M:%S', time.gmtime(each * (state.max_steps - state.global_step)))}"
+@contextmanager
+def counting(
+    console: Console | None, what: str, total: int | None = None, unit: Literal["rows", "bytes"] = "rows"
+) -> Iterator[Counter]:
+    """A `Counter` for the length of a block."""
+    counter = Counter(console, what, total, unit)
+    try:
+        yield counter
+    finally:
+        if counter.bar is not None:
+            counter.bar.stop()

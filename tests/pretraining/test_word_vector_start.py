@@ -53,8 +53,8 @@ def vocabulary() -> list[str]:
 def test_counts_are_those_of_a_plain_loop(lines, monkeypatch, at_once):
     monkeypatch.setattr(counting, "SENTENCES_AT_ONCE", at_once)
     tokenizer, done = tiny.tokenizer(), []
-    got = count(lines[:20], tokenizer, (1, 4), advance=done.append)
-    assert sum(done) == 20
+    got = count(lines[:20], tokenizer, (1, 4), on_progress=done.append)
+    assert done[-1] == 20 and done == sorted(done)
     rows = token_ids(lines[:20], tokenizer)
     assert got.words.tolist() == np.bincount(np.concatenate(rows), minlength=len(tokenizer)).tolist()
     for pairs, window in zip(got.pairs, (1, 4), strict=True):

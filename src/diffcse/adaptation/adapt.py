@@ -26,6 +26,7 @@ from diffcse.evaluation.judged import Row, compare_on, read_collections
 from diffcse.evaluation.retrieval import Retrieval
 from diffcse.persistence.load import load_encoder
 from diffcse.persistence.save import own_pooler, save_folder
+from diffcse.progress import say
 from diffcse.reports import terminal
 from diffcse.text.documents import Documents, read_documents
 from diffcse.training.run_folder import RunFolder, is_finished
@@ -249,4 +250,4 @@ class _At:
 def _say(console: Console | None, *lines: str) -> None:
     for line in lines:
         if console is not None:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(console, line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ def ablate(
     preset: Annotated[str, typer.Option(help=f"Where the settings start: {', '.join(PRESETS)}.")] = "bert-sts",
     seeds: Annotated[int, typer.Option(help="Runs a row, with seeds from 0; the paper has one.")] = 1,
     senteval: Annotated[
-        Optional[Path],  # noqa: UP045  (typer reads this form on 3.10)
+        Path | None,
         typer.Option(help="Folder in SentEval's layout; STS-B dev is the published measure."),
     ] = None,
     workers: WORKERS = 1,

@@ -37,16 +37,14 @@ def adapt(
     run.
     """
     settings = AdaptSettings(**given_only(given))
-    from rich.console import Console
-
     from diffcse.adaptation.adapt import adapt as run
     from diffcse.cli.quiet import quiet_libraries
+    from diffcse.progress import make_console, say
 
     quiet_libraries()
-    console = Console(stderr=True)
+    console = make_console()
     result = run(sources, output, settings=settings, column=column, judged=ir or [], cache_dir=cache, console=console)
-    where = f"model and report.html in {result.folder} ({result.seconds:.0f} s)"
-    console.print(where, markup=False, highlight=False, soft_wrap=True)
+    say(console, f"model and report.html in {result.folder} ({result.seconds:.0f} s)")
 
 
 with_fields(adapt, {"Adaptation": AdaptSettings})

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from sentence_transformers import SentenceTransformer
 
 
@@ -23,19 +21,19 @@ def _present(device: str | None) -> str | None:
 
 
 MODEL = Annotated[
-    Optional[str],  # noqa: UP045  (typer reads this form on 3.10)
+    str | None,
     typer.Option("--model", "-m", help="Folder or Hub name of the encoder. Default: the one in the package."),
 ]
 COLUMN = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(help="Column of a table that holds the text."),
 ]
 MAX_TOKENS = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(help="Longest text (tokens); longer ones are cut. Default: the model's own limit."),
 ]
 DEVICE = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         help="Where to compute: cpu, cuda, cuda:1, mps, xpu. Default: a GPU if there is one.", callback=_present
     ),
@@ -68,46 +66,6 @@ def loader(model: str | None, device: str | None, trust_remote_code: bool = Fals
     quiet_libraries()
     target = as_device(device)
     return lambda: load_encoder(model, trust_remote_code=trust_remote_code).to(target)
-
-
-@contextmanager
-def progress(console: Console, what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar with the time left on a terminal, nothing elsewhere; gives what to call with the rows done and all.
-
-    Args:
-        console: standard error.
-        what: in front of the bar.
-    """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns: list[Any] = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left")]
-    bar = Progress(
-        TextColumn("{task.description}"),
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task(what, total=None)
-    with bar:
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """End a run that resumes with exit code 130 and one line on Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("diffcse: stopped; the same command resumes", err=True)
-        raise typer.Exit(130) from None
 
 
 def summary(counts: Any) -> str:

@@ -22,11 +22,9 @@ def fetch(
     ] = Path("senteval"),
 ) -> None:
     """Download SentEval's data (90 MB), unpack it and count the rows of all 14 tasks."""
-    from rich.console import Console
-
     from diffcse.evaluation import fetch as fetching
+    from diffcse.progress import make_console, say
 
-    err = Console(stderr=True)
     if (folder / "downstream").is_dir():
         reading = fetching.check(folder)
         show(reading)
@@ -34,7 +32,7 @@ def fetch(
             faulty = dict.fromkeys(problem.task for problem in reading.problems)
             got = "faults in " + ", ".join(faulty)
             raise UserError(str(folder / "downstream"), "complete", got, "remove it, or name another folder")
-        err.print(f"{folder} is complete; nothing to do", soft_wrap=True, markup=False, highlight=False)
+        say(make_console(), f"{folder} is complete; nothing to do")
         return
     reading = fetching.fetch(folder)
     show(reading)
@@ -57,10 +55,9 @@ def check(
 
 def show(reading: Reading) -> None:
     """Rows of each task on stdout; what is missing on stderr."""
-    from rich.console import Console
-
     from diffcse.evaluation.fetch import counts
     from diffcse.evaluation.tasks import ALL_TASKS
+    from diffcse.progress import make_console, say
     from diffcse.reports import terminal
     from diffcse.reports.table import Table
 
@@ -70,7 +67,7 @@ def show(reading: Reading) -> None:
     for name in ALL_TASKS:
         state = "whole" if name in whole else "in part" if name in tasks else "missing"
         rows.append((name, state, ", ".join(f"{part} {count}" for part, count in tasks.get(name, {}).items())))
-    terminal.show(Console(), Table(title="SentEval's tasks", columns=("task", "", "rows"), rows=rows, words=3))
-    err = Console(stderr=True)
+    table = Table(title="SentEval's tasks", columns=("task", "", "rows"), rows=rows, words=3)
+    terminal.show(make_console(stderr=False), table)
     for problem in reading.problems:
-        err.print(problem.line, soft_wrap=True, markup=False, highlight=False)
+        say(make_console(), problem.line)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TRUST, loader, progress
+from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TRUST, loader
 from diffcse.errors import UserError
 
 
@@ -21,7 +21,7 @@ def dedup(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File of the kept lines.", show_default=False)],
     report: Annotated[
-        Optional[Path],  # noqa: UP045  (typer reads this form on 3.10)
+        Path | None,
         typer.Option(
             help="JSON lines: each dropped line, the kept one it repeats, their cosine. Default: OUTPUT.report.jsonl."
         ),
@@ -42,14 +42,13 @@ def dedup(
     """
     if not 0 < threshold <= 1:
         raise UserError("--threshold", "above 0 and at most 1", threshold, "use 0.9")
-    from rich.console import Console
-
     from diffcse.encoding.encode import EncodeSettings
+    from diffcse.progress import counting, make_console, say
     from diffcse.search.dedup import dedup_file
 
-    console = Console(stderr=True)
+    console = make_console()
     told = report or output.with_name(f"{output.name}.report.jsonl")
-    with progress(console, "dedup") as show:
+    with counting(console, "dedup") as show:
         kept, dropped = dedup_file(
             file,
             output,
@@ -62,4 +61,4 @@ def dedup(
             on_progress=show,
         )
     text = f"{output}: kept {kept:,} lines, dropped {dropped:,} with a cosine of {threshold} or more; {told} says which"
-    console.print(text, soft_wrap=True, highlight=False)
+    say(console, text)

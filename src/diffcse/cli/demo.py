@@ -26,11 +26,10 @@ def demo(
     """
     if steps < 1:
         raise UserError("steps", "at least 1", steps, "use 60")
-    from rich.console import Console
-
     from diffcse.cli.quiet import quiet_libraries
     from diffcse.demo.demo import demo as run
+    from diffcse.progress import make_console
 
     quiet_libraries()
 
-    run(output, encoder=encoder, steps=steps, seed=seed, console=Console())
+    run(output, encoder=encoder, steps=steps, seed=seed, console=make_console(stderr=False))

@@ -15,9 +15,7 @@ from diffcse.cli.common import (
     PROMPT,
     PROMPT_NAME,
     TRUST,
-    interruptible,
     loader,
-    progress,
     summary,
 )
 from diffcse.errors import UserError
@@ -82,24 +80,23 @@ def encode(
     trust_remote_code: TRUST = False,
 ) -> None:
     """Write the vector of every line; row i belongs to line i, and the same command resumes an interrupted run."""
-    from rich.console import Console
-
     from diffcse.encoding.bulk import BulkSettings, encode_file
     from diffcse.encoding.encode import EncodeSettings
     from diffcse.encoding.prompts import resolve_prompt
+    from diffcse.progress import counting, make_console, say
 
     if engine == "ray" and backend != "torch":
         raise UserError("--backend", "torch with --engine ray", backend, "remove --backend")
-    console = Console(stderr=True)
+    console = make_console()
     load = loader(model, device, trust_remote_code)
     run: dict[str, Any] = {"column": column, "overwrite": overwrite, "folder": model}
     run["engine"] = _engine(engine, address, workers, model, trust_remote_code)
     encoding = EncodeSettings(max_tokens=max_tokens, precision=precision, normalize=normalize, dims=dims)
     settings = BulkSettings(dtype=dtype, encoding=encoding, backend=backend)
-    with progress(console, "encode") as show, interruptible():
+    with counting(console, "encode") as show:
         words = lambda encoder: resolve_prompt(encoder, "document", prompt_name, prompt)  # noqa: E731
         counts = encode_file(file, output, load, settings, prompt=words, on_progress=show, **run)
-    console.print(f"{output}: {summary(counts)}", soft_wrap=True, highlight=False, markup=False)
+    say(console, f"{output}: {summary(counts)}")
 
 
 def _engine(engine: str, address: str | None, workers: int | None, model: str | None, trust_remote_code: bool) -> Any:

@@ -4,81 +4,89 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from diffcse.cli.common import DEVICE, TRUST, progress
+from diffcse.cli.common import DEVICE, TRUST
 from diffcse.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from diffcse.encoding.encode import Encoder
     from diffcse.evaluation.embed import Embedded
     from diffcse.evaluation.suite import Plan
     from diffcse.evaluation.tasks import ScoredPairs
 
 
+MODELS = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...",
+        help="A SentenceTransformer or a plain encoder: folder or Hub name. Several with --compare.",
+        show_default=False,
+    ),
+]
+SENTEVAL = Annotated[Path | None, typer.Option(help="Folder in SentEval's layout, the one that holds downstream/.")]
+TASKS = Annotated[str, typer.Option(help="sts, transfer, all, or SentEval's task names, with commas between.")]
+PROTOCOL = Annotated[
+    Literal["all", "mean", "wmean"],
+    typer.Option(help="STS12-16: one Spearman over all pairs (the paper's), mean of the subsets', or weighted."),
+]
+MODE = Annotated[
+    Literal["test", "dev"], typer.Option(help="Test scores, or the dev scores that settings are chosen by.")
+]
+JSON = Annotated[Path | None, typer.Option(help="Write the results here.")]
+PAIRS = Annotated[
+    Path | None,
+    typer.Option(help="Labelled pairs of your own: .csv, .tsv, .jsonl or .parquet, in any language."),
+]
+COLUMNS = Annotated[str, typer.Option(help="Columns of that file: first text, second text, score.")]
+IR = Annotated[
+    list[Path],
+    typer.Option(
+        "--ir",
+        help="Folder in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/test.tsv): search it, next to BM25 and "
+        "TF-IDF, in place of SentEval's tasks. May be given several times.",
+    ),
+]
+COMPARE = Annotated[
+    bool, typer.Option("--compare", help="Several models side by side, with intervals and a test against the first.")
+]
+ANALYSES = Annotated[
+    bool, typer.Option("--analyses", help="Alignment, uniformity, cosines by score and retrieval on STS-B.")
+]
+CARD = Annotated[bool, typer.Option("--card", help="Put the results into the model folder's README.md.")]
+DETAILS = Annotated[bool, typer.Option("--details", help="Show every subset and split too.")]
+TRAIN_SPLITS = Annotated[
+    bool, typer.Option("--train-splits", help="Score the train splits of STS-B and SICK-R too, as SentEval does.")
+]
+PUBLISHED = Annotated[bool, typer.Option("--published", help="Show the published rows below yours.")]
+POOLER = Annotated[
+    Literal["cls", "avg", "avg_top2", "avg_first_last", "last"] | None,
+    typer.Option(
+        help="Take the plain Transformer with this pooler: cls ([CLS] before any projector), avg, avg_top2 or "
+        "avg_first_last, last. Default: the model's own, or cls where it has none."
+    ),
+]
+
+
 def evaluate(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help="A SentenceTransformer or a plain encoder: folder or Hub name. Several with --compare.",
-            show_default=False,
-        ),
-    ],
-    senteval: Annotated[
-        Optional[Path],  # noqa: UP045  (typer reads this form on 3.10)
-        typer.Option(help="Folder in SentEval's layout, the one that holds downstream/."),
-    ] = None,
-    tasks: Annotated[
-        str, typer.Option(help="sts, transfer, all, or SentEval's task names, with commas between.")
-    ] = "sts",
-    protocol: Annotated[
-        Literal["all", "mean", "wmean"],
-        typer.Option(help="STS12-16: one Spearman over all pairs (the paper's), mean of the subsets', or weighted."),
-    ] = "all",
-    mode: Annotated[
-        Literal["test", "dev"], typer.Option(help="Test scores, or the dev scores that settings are chosen by.")
-    ] = "test",
-    json: Annotated[Optional[Path], typer.Option(help="Write the results here.")] = None,  # noqa: UP045
-    pairs: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Labelled pairs of your own: .csv, .tsv, .jsonl or .parquet, in any language."),
-    ] = None,
-    columns: Annotated[
-        str, typer.Option(help="Columns of that file: first text, second text, score.")
-    ] = "sentence1,sentence2,score",
-    ir: Annotated[
-        list[Path],
-        typer.Option(
-            "--ir",
-            help="Folder in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/test.tsv): search it, next to BM25 and "
-            "TF-IDF, in place of SentEval's tasks. May be given several times.",
-        ),
-    ] = [],  # noqa: B006  (typer copies it)
-    compare: Annotated[
-        bool,
-        typer.Option("--compare", help="Several models side by side, with intervals and a test against the first."),
-    ] = False,
-    analyses: Annotated[
-        bool, typer.Option("--analyses", help="Alignment, uniformity, cosines by score and retrieval on STS-B.")
-    ] = False,
-    card: Annotated[bool, typer.Option("--card", help="Put the results into the model folder's README.md.")] = False,
-    details: Annotated[bool, typer.Option("--details", help="Show every subset and split too.")] = False,
-    train_splits: Annotated[
-        bool, typer.Option("--train-splits", help="Score the train splits of STS-B and SICK-R too, as SentEval does.")
-    ] = False,
-    published: Annotated[bool, typer.Option("--published", help="Show the published rows below yours.")] = False,
-    pooler: Annotated[
-        Optional[Literal["cls", "avg", "avg_top2", "avg_first_last", "last"]],  # noqa: UP045
-        typer.Option(
-            help="Take the plain Transformer with this pooler: cls ([CLS] before any projector), avg, avg_top2 or "
-            "avg_first_last, last. Default: the model's own, or cls where it has none."
-        ),
-    ] = None,
+    models: MODELS,
+    senteval: SENTEVAL = None,
+    tasks: TASKS = "sts",
+    protocol: PROTOCOL = "all",
+    mode: MODE = "test",
+    json: JSON = None,
+    pairs: PAIRS = None,
+    columns: COLUMNS = "sentence1,sentence2,score",
+    ir: IR = [],  # noqa: B006  (typer copies it)
+    compare: COMPARE = False,
+    analyses: ANALYSES = False,
+    card: CARD = False,
+    details: DETAILS = False,
+    train_splits: TRAIN_SPLITS = False,
+    published: PUBLISHED = False,
+    pooler: POOLER = None,
     device: DEVICE = None,
     trust_remote_code: TRUST = False,
 ) -> None:
@@ -100,32 +108,30 @@ def evaluate(
 
     quiet_libraries()
     runs = [run(model, load_encoder(model, **options), plan) for model in models]
-    found = [results for results, _ in runs]
+    results = [figures for figures, _ in runs]
     comparison = side_by_side(plan, models, [embedded for _, embedded in runs]) if compare else None
-    show(found, comparison, published=published, details=details)
+    show(results, comparison, published=published, details=details)
     if json is not None:
-        write_json(json, found[0] if comparison is None else {"models": found, "comparison": comparison})
+        write_json(json, results[0] if comparison is None else {"models": results, "comparison": comparison})
     if card:
-        for model, results in zip(models, found, strict=True):
-            _card().update_card(Path(model), results)
+        for model, figures in zip(models, results, strict=True):
+            _card().update_card(Path(model), figures)
 
 
 def search_collections(models: Sequence[str], folders: Sequence[Path], options: Any, json: Path | None) -> None:
     """How well the models find the relevant documents of judged queries."""
-    from rich.console import Console
-
     from diffcse.cli.quiet import quiet_libraries
     from diffcse.evaluation.judged import compare_on, read_collections
     from diffcse.evaluation.load import load_encoder
+    from diffcse.progress import counting, make_console
     from diffcse.reports import tables, terminal
 
     collections = read_collections(folders)
     quiet_libraries()
     encoders = {model: load_encoder(model, **options) for model in models}
-    out, err = Console(), Console(stderr=True)
-    with err.status("searching") as status:
-        rows = compare_on(collections, encoders, lambda what: status.update(f"searching {what}"))
-    terminal.show(out, tables.retrieval_table(rows, first=models[0]))
+    with counting(make_console(), "searching") as counter:
+        rows = compare_on(collections, encoders, lambda what: counter.name(f"searching {what}"))
+    terminal.show(make_console(stderr=False), tables.retrieval_table(rows, first=models[0]))
     if json is not None:
         write_json(json, {"retrieval": rows})
 
@@ -137,11 +143,11 @@ def check_models(models: Sequence[str], compare: bool) -> None:
     if not compare and len(models) > 1:
         raise UserError("MODEL", "one model", len(models), "put --compare before several")
     if len(set(models)) < len(models):
-        raise UserError("--compare", "given each model once", ", ".join(models), "leave the second one out")
+        raise UserError("--compare", "given each model once", ", ".join(models), "remove the repeated one")
 
 
 def check_outputs(models: Sequence[str], json: Path | None, card: bool) -> None:
-    """Say now, not after the work, that something can not be written."""
+    """Say now, not after the work, that something cannot be written."""
     if json is not None and json.is_dir():
         raise UserError(f"--json {json}", "a file", "a folder", "name a file in it")
     if json is not None and not json.parent.is_dir():
@@ -192,20 +198,18 @@ def run(model: str, encoder: Encoder, plan: Plan) -> tuple[dict[str, Any], Embed
     """Evaluate one model; says on stderr how far it is."""
     import time
 
-    from rich.console import Console
-
     from diffcse.evaluation.embed import embed
     from diffcse.evaluation.suite import encoding, results
+    from diffcse.progress import counting, make_console
 
-    err, start = Console(stderr=True), time.perf_counter()
-    with progress(err, "encoding") as advance:
+    err, start = make_console(), time.perf_counter()
+    with counting(err, "encoding") as advance:
         embedded = embed(lambda sentences: encoder.encode(sentences, on_progress=advance), plan.sentences())
     about = encoding(embedded, plan, time.perf_counter() - start)
     about |= {"truncated": encoder.truncated, "limit": encoder.limit, "unknown": encoder.unknown}
-    with err.status("scoring") as status:
-        on_task = lambda name: status.update(f"scoring {name}")  # noqa: E731
-        found = results(embedded, plan, model=model, on_task=on_task)
-    return found | {"encoding": about}, embedded
+    with counting(err, "scoring") as counter:
+        scored = results(embedded, plan, model=model, on_task=lambda name: counter.name(f"scoring {name}"))
+    return scored | {"encoding": about}, embedded
 
 
 def side_by_side(plan: Plan, models: Sequence[str], embedded: Sequence[Embedded]) -> dict[str, Any]:
@@ -217,32 +221,23 @@ def side_by_side(plan: Plan, models: Sequence[str], embedded: Sequence[Embedded]
 
 def show(results: list[dict[str, Any]], comparison: dict[str, Any] | None, *, published: bool, details: bool) -> None:
     """Tables on stdout; what was left out or cut on stderr."""
-    from rich.console import Console
-
+    from diffcse.progress import make_console, say
     from diffcse.reports import tables, terminal
 
-    out, err = Console(), Console(stderr=True)
-    terminal.show(out, *tables.all_tables(results, comparison, published=published, details=details))
+    terminal.show(
+        make_console(stderr=False), *tables.all_tables(results, comparison, published=published, details=details)
+    )
     for result in results:
-        _say(err, [*tables.problems(result), *tables.notes(result)])
+        for line in [*tables.problems(result), *tables.notes(result)]:
+            say(make_console(), line)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write results whole or not at all."""
-    import json
+    """Write results atomically."""
+    from diffcse import files
 
-    from diffcse.files import write_atomic
-
-    try:
-        write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-    except OSError as error:
-        do = "choose another place"
-        raise UserError(f"--json {path}", "a file that can be written", error.strerror, do) from error
-
-
-def _say(console: Console, lines: Sequence[str]) -> None:
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    with files.disk_errors(f"--json {path}", "choose another place"):
+        files.write_json(path, content)
 
 
 def _card() -> Any:

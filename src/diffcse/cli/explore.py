@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from diffcse.cli.common import COLUMN, DEVICE, TRUST, loader, progress
+from diffcse.cli.common import COLUMN, DEVICE, TRUST, loader
 
 
 def explore(
     model: Annotated[
-        Optional[str],  # noqa: UP045  (typer reads this form on 3.10)
+        str | None,
         typer.Argument(help="Folder or Hub name of the encoder. Default: the one in the package.", show_default=False),
     ] = None,
     corpus: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Text to search in: a sentence a line, csv, tsv, jsonl or parquet; the first 100,000 count."),
     ] = None,
     column: COLUMN = None,
@@ -31,23 +31,22 @@ def explore(
 
     The last needs a model that was trained with --keep-discriminator.
     """
-    from rich.console import Console
-
     from diffcse.explore.app import check_address, import_gradio, is_loopback, serve
 
     import_gradio()
     check_address(host, port)
     from diffcse.explore.answers import make_answers
     from diffcse.explore.corpus import embed_with, read_corpus
+    from diffcse.progress import counting, make_console, say
 
-    console = Console(stderr=True)
+    console = make_console()
     encoder = loader(model, device, trust_remote_code)()
-    with progress(console, "corpus") as show:
-        embed = embed_with(encoder, lambda done: show(done, None))
+    with counting(console, "corpus") as show:
+        embed = embed_with(encoder, show)
         searched = None if corpus is None else read_corpus(corpus, embed, column=column)
     answers = make_answers(model, embed_with(encoder), searched)
     if not is_loopback(host):
-        console.print(f"{host} can be reached by other machines, and the page asks for no password", soft_wrap=True)
-    console.print(f"http://{host}:{port}  (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+        say(console, f"{host} can be reached by other machines, and the page asks for no password")
+    say(console, f"http://{host}:{port}  (Ctrl-C ends it)")
     name = Path(model).resolve().name if model is not None and Path(model).is_dir() else model
     serve(answers, f"diffcse: {name or 'the bundled model'}", host, port)

@@ -31,23 +31,22 @@ def export(
     trust_remote_code: TRUST = False,
 ) -> None:
     """Write onnx/ or openvino/ into a model folder, where serving tools look, if its vectors are the original's."""
-    from rich.console import Console
-
     from diffcse.cli.quiet import quiet_libraries
     from diffcse.export.export import export_model
     from diffcse.export.graphs import check_installed
     from diffcse.persistence.load import load_encoder
+    from diffcse.progress import make_console, say
 
     check_installed(to, int8=int8)
     folder = _folder(model, output)
     sentences = None if check is None else _lines(check)
     quiet_libraries()
     encoder = load_encoder(model, trust_remote_code=trust_remote_code)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = make_console(stderr=False)
     for graph in export_model(encoder, folder, to, int8=int8, sentences=sentences):
-        console.print(f"{folder / graph.file}: {graph.precision}, {graph.megabytes:.1f} MB")
+        say(console, f"{folder / graph.file}: {graph.precision}, {graph.megabytes:.1f} MB")
         figures = f"largest difference {graph.max_abs_difference:.1e}, mean cosine {graph.mean_cosine:.6f}"
-        console.print(f"  on {graph.sentences} sentences: {figures}, lowest {graph.lowest_cosine:.6f}")
+        say(console, f"  on {graph.sentences} sentences: {figures}, lowest {graph.lowest_cosine:.6f}")
 
 
 def _folder(model: str, output: Path | None) -> Path:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TRUST, loader, progress, summary
+from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TRUST, loader, summary
 
 
 def index(
@@ -31,16 +31,15 @@ def index(
 
     Needs FAISS: pip install 'diffcse\[search]'.
     """
-    from rich.console import Console
-
     from diffcse.encoding.bulk import BulkSettings
     from diffcse.encoding.encode import EncodeSettings
+    from diffcse.progress import counting, make_console, say
     from diffcse.search.build import index_text
 
-    console = Console(stderr=True)
+    console = make_console()
     name = str(Path(model).resolve()) if model and Path(model).is_dir() else model
     settings = BulkSettings(encoding=EncodeSettings(max_tokens=max_tokens, normalize=True))
-    with progress(console, "index") as show:
+    with counting(console, "index") as show:
         manifest, counts = index_text(
             file,
             output,
@@ -56,4 +55,4 @@ def index(
         "hnsw": "a graph of neighbours (a search is fast and finds nearly all)",
     }[manifest.kind]
     text = f"{output}: {summary(counts)}; {manifest.rows:,} in the index, {kind}"
-    console.print(text, soft_wrap=True, highlight=False)
+    say(console, text)

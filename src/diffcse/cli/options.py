@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, Optional, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -47,7 +47,7 @@ def _options(title: str, cls: type[Any]) -> list[inspect.Parameter]:
         default = "" if field.default is MISSING else f" Default: {field.default}."
         option = typer.Option(declared, help=docs[field.name] + default, rich_help_panel=title)
         hint: Any = hints[field.name]
-        annotation = Annotated[Optional[hint], option]  # noqa: UP045  (typer reads this form on 3.10)
+        annotation = Annotated[hint | None, option]
         kind = inspect.Parameter.KEYWORD_ONLY
         options.append(inspect.Parameter(field.name, kind, default=None, annotation=annotation))
     return options

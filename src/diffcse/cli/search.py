@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
 def search(
     folder: Annotated[Path, typer.Argument(help="What diffcse index made.", show_default=False)],
     queries: Annotated[
-        Optional[list[str]],  # noqa: UP045  (typer reads this form on 3.10)
+        list[str] | None,
         typer.Argument(metavar="[QUERY]...", help="Sentences to look for.", show_default=False),
     ] = None,
     queries_file: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--queries", help="File of further queries, one a line; - for standard input."),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Most sentences of a query.")] = 5,
@@ -60,8 +59,10 @@ def search(
 
 
 def _as_json(query: str, hits: list[Hit]) -> str:
+    from diffcse.files import json_line
+
     found = [{"sentence": hit.sentence, "score": hit.score, "row": hit.row} for hit in hits]
-    return json_module.dumps({"query": query, "results": found}, ensure_ascii=False)
+    return json_line({"query": query, "results": found})
 
 
 def _as_text(query: str, hits: list[Hit]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -14,8 +13,6 @@ from diffcse.cli.options import read_toml
 from diffcse.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from diffcse.sweeps.plan import Score, Sweep
     from diffcse.sweeps.report import Group, Paired
     from diffcse.sweeps.results import Result, Results
@@ -40,23 +37,23 @@ app = typer.Typer(
 
 WORKERS = Annotated[int, typer.Option(help="Runs at a time; the cores are shared between them.")]
 METRIC = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(help="Score to compare by. Default: STS-B dev where it is there, else the last training loss."),
 ]
 AGAINST = Annotated[int, typer.Option(help="Setting that the others are compared with: its row in the table, from 1.")]
-JSON = Annotated[Optional[Path], typer.Option(help="Write the figures here.")]  # noqa: UP045
-PLOT = Annotated[Optional[Path], typer.Option(help="Draw them: a .png, .svg or .pdf file.")]  # noqa: UP045
+JSON = Annotated[Path | None, typer.Option(help="Write the figures here.")]
+PLOT = Annotated[Path | None, typer.Option(help="Draw them: a .png, .svg or .pdf file.")]
 
 
 @app.command()
 def run(
     settings: Annotated[Path, typer.Argument(help="TOML file: text, [settings], [grid] and [[runs]].")],
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--output", "-o", help="Folder of the sweep. Default: the file's name without its ending."),
     ] = None,
     senteval: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Folder in SentEval's layout: STS-B dev chooses checkpoints, every STS task is scored."),
     ] = None,
     workers: WORKERS = 1,
@@ -93,21 +90,27 @@ def report(
 
 def go(sweep: Sweep, output: Path, workers: int) -> list[Result]:
     """Run a sweep with its progress shown; ends with exit code 1 where a run failed."""
-    from rich.console import Console
-
     from diffcse.cli.quiet import quiet_libraries
+    from diffcse.progress import counting, make_console, say
     from diffcse.sweeps.plan import run_sweep
 
     quiet_libraries()
-    console = Console(stderr=True)
+    console = make_console()
     score = scorer(sweep.senteval)
-    with _shown(console, len(sweep.runs)) as on_change:
+    with counting(console, "runs", len(sweep.runs)) as counter:
+
+        def on_change(results: Results) -> None:
+            done = sum(result.scores is not None for result in results.all())
+            counter(done)
+            if not console.is_terminal:
+                say(console, f"{done} of {len(sweep.runs)} runs")
+
         results = run_sweep(sweep, output, score=score, workers=workers, on_change=on_change).all()
     names = {run.name for run in sweep.runs}
     failed = [result for result in results if result.name in names and result.error]
     for result in failed:
-        console.print(f"failed: {result.name}: {result.error}", soft_wrap=True, markup=False)
-    console.print(f"results in {output}; see: diffcse sweep report {output}", soft_wrap=True)
+        say(console, f"failed: {result.name}: {result.error}")
+    say(console, f"results in {output}; see: diffcse sweep report {output}")
     if failed:
         raise typer.Exit(1)
     return results
@@ -134,25 +137,6 @@ def scorer(senteval: Path | None) -> Score:
     return score
 
 
-@contextmanager
-def _shown(console: Console, total: int) -> Iterator[Callable[[Results], None]]:
-    """A bar over the runs with the time left, or a line a run; what is yielded is told of each change."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as Left
-
-    columns: list[Any] = [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), Left()]
-    with Progress(TextColumn("runs"), *columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("runs", total=total)
-
-        def change(results: Results) -> None:
-            done = sum(result.scores is not None for result in results.all())
-            progress.update(task, completed=done)
-            if not console.is_terminal:
-                console.print(f"{done} of {total} runs", soft_wrap=True)
-
-        yield change
-
-
 def show(
     results: Sequence[Result],
     metric: str | None,
@@ -163,8 +147,7 @@ def show(
     published: dict[str, float] | None = None,
 ) -> None:
     """Print the tables, and write the figures and the picture if asked for."""
-    from rich.console import Console
-
+    from diffcse.progress import make_console
     from diffcse.reports import terminal
     from diffcse.sweeps import report as sweep_report
 
@@ -175,7 +158,7 @@ def show(
     compared = sweep_report.pairs(found, found[against - 1])
     tables = [sweep_report.groups_table(found, chosen, published)]
     tables += [sweep_report.pairs_table(compared, chosen)] if compared else []
-    terminal.show(Console(), *tables)
+    terminal.show(make_console(stderr=False), *tables)
     if json is not None:
         _write_json(json, chosen, found, compared, results)
     if plot is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,23 +22,23 @@ def train(
     sources: SOURCES,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", show_default=False)],
     preset: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help=f"Where the settings start: {', '.join(PRESETS)}. Default: bert-sts."),
     ] = None,
     fidelity: Annotated[
-        Optional[Literal["reference", "paper"]],  # noqa: UP045
+        Literal["reference", "paper"] | None,
         typer.Option(help="As the code that made the published numbers, or as the paper's text. Default: reference."),
     ] = None,
-    settings: Annotated[Optional[Path], typer.Option(help="TOML file with any of the settings below.")] = None,  # noqa: UP045
+    settings: Annotated[Path | None, typer.Option(help="TOML file with any of the settings below.")] = None,
     columns: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Columns of a table, comma separated: one (sentences), two (pairs), three (hard negatives)."),
     ] = None,
     senteval: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Folder in SentEval's layout; its STS-B dev file chooses the best checkpoint."),
     ] = None,
-    cache: Annotated[Optional[Path], typer.Option(help="Folder for tokenised text.")] = None,  # noqa: UP045
+    cache: Annotated[Path | None, typer.Option(help="Folder for tokenised text.")] = None,
     **given: Any,
 ) -> None:
     """Train a sentence encoder on unlabelled text; the same command resumes an interrupted run.
@@ -49,13 +49,12 @@ def train(
     config = build(**{**settings_file(settings), **options})
     names = [name.strip() for name in columns.split(",")] if columns else None
     criterion = stsb_criterion(senteval) if senteval else None
-    from rich.console import Console
-
     from diffcse.cli.quiet import quiet_libraries
+    from diffcse.progress import make_console
     from diffcse.training.train import train as run
 
     quiet_libraries()
-    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # under torchrun the first one talks
+    console = make_console(quiet=os.environ.get("RANK", "0") != "0")  # under torchrun the first one talks
     result = run(sources, output, config, columns=names, criterion=criterion, cache_dir=cache, console=console)
     report(result, console)
 
@@ -78,11 +77,13 @@ def report(result: TrainResult, console: Console) -> None:
     Raises:
         Interrupted: the run has not ended; there is no model yet.
     """
-    console.print(result.read.summary(), soft_wrap=True)
+    from diffcse.progress import say
+
+    say(console, result.read.summary())
     if not result.finished:
         raise Interrupted(f"step {result.step}")
     kept = "last step" if result.best is None else result.best.describe()
-    console.print(f"model in {result.folder} (kept: {kept}; {result.seconds:.0f} s)", soft_wrap=True)
+    say(console, f"model in {result.folder} (kept: {kept}; {result.seconds:.0f} s)")
 
 
 with_fields(train, {name.capitalize(): cls for name, cls in SECTIONS.items()})

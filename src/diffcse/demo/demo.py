@@ -19,6 +19,7 @@ from diffcse.evaluation.retrieval import RetrievalScores, retrieval
 from diffcse.evaluation.statistics import bootstrap, paired
 from diffcse.files import write_atomic
 from diffcse.persistence.load import load_encoder
+from diffcse.progress import say
 from diffcse.reports import terminal
 from diffcse.reports.table import Table
 from diffcse.text.docstrings import DocText, collect, docstring_documents, is_held_out
@@ -77,8 +78,8 @@ def demo(folder: Path, *, encoder: str, steps: int, seed: int, console: Console)
     scores["diffcse adapt"] = _scores(str(adapted), text)
     terminal.show(console, scores_table(scores, start, steps))
     show_searches({"start": start, "adapted": str(adapted)}, text, console)
-    console.print(f"\nThe report: {adapted / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"The model: SentenceTransformer({str(adapted)!r})", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"\nThe report: {adapted / 'report.html'}")
+    say(console, f"The model: SentenceTransformer({str(adapted)!r})")
     return DemoResult(scores=scores, model=adapted)
 
 
@@ -98,14 +99,15 @@ def documentation(folder: Path, console: Console) -> tuple[DocText, Documents]:
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not kept.is_file())):
         do = "choose another folder with --output"
         raise UserError(f"folder {folder}", "new, empty, or of an earlier demo", "something else", do)
-    console.print("Reading the documentation of the installed Python packages ...")
+    say(console, "Reading the documentation of the installed Python packages ...")
     text = collect(limit=_MOST_SENTENCES, cache=kept)
     write_atomic(folder / "sentences.txt", "".join(f"{sentence}\n" for sentence in text.sentences).encode())
     documents = docstring_documents(limit=_MOST_DOCSTRINGS, cache_dir=folder / "cache")
     rows = [row for row, group in enumerate(documents.dataset["group"]) if not is_held_out(group)]
-    console.print(
+    say(
+        console,
         f"{len(rows):,} docstrings of packages to train on; {len(text.pairs):,} pairs of {len(text.held_out)} other "
-        "packages to test with"
+        "packages to test with",
     )
     return text, replace(documents, dataset=documents.dataset.select(rows))
 
@@ -149,10 +151,10 @@ def show_searches(models: dict[str, str], text: DocText, console: Console) -> No
         encoder.build_index(list(text.sentences[:_SEARCHED]), use_faiss=False)
         found[name] = encoder.search(list(QUERIES), top_k=_SHOWN, threshold=-1.0)
     for number, query in enumerate(QUERIES):
-        console.print(f"\n{query}", style="bold", markup=False, highlight=False)
+        say(console, f"\n{query}")
         for name, hits in found.items():
             for sentence, cosine in hits[number]:
-                console.print(f"  {name:8} {cosine:.2f}  {sentence}", markup=False, highlight=False)
+                say(console, f"  {name:8} {cosine:.2f}  {sentence}")
 
 
 def _scores(model: str, text: DocText) -> RetrievalScores:

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from diffcse import __version__
 from diffcse.config import BUNDLED, MINILM, Config
+from diffcse.files import json_line
 
 CITATION = """@inproceedings{chuang2022diffcse,
   title = {{DiffCSE}: Difference-based Contrastive Learning for Sentence Embeddings},
@@ -126,7 +127,7 @@ diffcse {__version__}; start: {publishable(config.model.encoder)}.
 Kept: {weights}. Last training line:
 
 ```json
-{json.dumps(last)}
+{json_line(last)}
 ```
 
 ## Settings

@@ -39,7 +39,7 @@ from diffcse.kernels.memory import freed_memory_kept
 from diffcse.method.masking import IGNORE, mask_tokens, uniforms
 from diffcse.pretraining.config import PretrainConfig
 from diffcse.pretraining.continued import load_start, logits_at, save_start
-from diffcse.progress import LiveDisplay
+from diffcse.training.display import LiveDisplay
 from diffcse.training.run_folder import RunFolder
 from diffcse.training.train import positions
 from diffcse.training.trainer import GracefulStop, MetricsFile, SafeTrainer

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from diffcse import __version__
 from diffcse.errors import UserError
+from diffcse.files import json_bytes
 from diffcse.persistence.hub import locate
 from diffcse.persistence.load import model_errors
 from diffcse.persistence.save import save_folder, sentence_transformer
@@ -44,6 +44,7 @@ from diffcse.pretraining.word_vectors import (
     word_weights,
 )
 from diffcse.pretraining.word_vectors import word_vectors as factorise
+from diffcse.progress import counting, say
 from diffcse.resources import GENERATOR
 from diffcse.training.run_folder import RunFolder
 
@@ -97,7 +98,7 @@ def cooccur(
     run = RunFolder.look(Path(output), dataclasses.asdict(config), [f"{len(sentences)} sentences"])
     counted = _count(sentences[config.held_out :], tokenizer, config, console)
     if console is not None:
-        console.print(f"factorising {counted.pairs[-1].nnz:,} pairs of {int((counted.words > 0).sum()):,} words")
+        say(console, f"factorising {counted.pairs[-1].nnz:,} pairs of {int((counted.words > 0).sum()):,} words")
     vectors = weighted_vectors(counted, tokenizer.convert_ids_to_tokens(range(len(tokenizer))), config)
     vectors[sorted(set(tokenizer.all_special_ids))] = 0
     rows = token_ids(sentences[: config.held_out], tokenizer) if config.held_out else []
@@ -123,12 +124,8 @@ def load_tokenizer(name: str) -> Any:
 
 def _count(sentences: Sequence[str], tokenizer: Any, config: CooccurConfig, console: Console | None) -> Counts:
     windows = (config.narrow_window, config.broad_window)
-    if console is None:
-        return count(sentences, tokenizer, windows)
-    columns = (TextColumn("counting"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("counting", total=len(sentences))
-        return count(sentences, tokenizer, windows, advance=lambda done: progress.advance(task, done))
+    with counting(console, "counting", len(sentences)) as show:
+        return count(sentences, tokenizer, windows, on_progress=show)
 
 
 def weighted_vectors(counted: Counts, tokens: Sequence[str], config: CooccurConfig) -> NDArray[np.float64]:
@@ -232,7 +229,7 @@ def save(model: BertModel, tokenizer: Any, run: RunFolder, result: CooccurResult
         transformer = Transformer(beside, model_kwargs={"dtype": torch.float16})
         files = {
             "README.md": card(run.about["settings"], result).encode(),
-            "held_out.json": (json.dumps(dataclasses.asdict(result), indent=2) + "\n").encode(),
+            "held_out.json": json_bytes(dataclasses.asdict(result)),
         }
         save_folder(sentence_transformer(transformer, "avg"), run.folder, files)
     run.mark_finished()

@@ -56,7 +56,7 @@ def count(
     tokenizer: Any,
     windows: tuple[int, ...],
     *,
-    advance: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Counts:
     """Count words and pairs; memory is bounded by the vocabulary and one part of the text, not by the text.
 
@@ -64,7 +64,7 @@ def count(
         sentences: plain text; a pair never crosses the end of a sentence.
         tokenizer: gives the token ids; no special tokens are added.
         windows: largest distances (tokens), rising.
-        advance: called with the number of sentences done after each part.
+        on_progress: called with the number of sentences that are done.
     """
     size = len(tokenizer)
     pairs = [sparse.csr_array((size, size), dtype=np.int64) for _ in windows]
@@ -78,7 +78,7 @@ def count(
         for i, far in enumerate(windows):
             pairs[i] = pairs[i] + _pairs(ids, sentence, near + 1, far, size)
             near = far
-        advance(len(rows))
+        on_progress(start + len(rows))
     # So far each window holds only what the narrower ones do not, and only j to the right of i.
     wider = [sum(pairs[1 : i + 1], start=pairs[0]) for i in range(len(windows))]
     return Counts(pairs=tuple((one + one.T).tocsr() for one in wider), words=words)

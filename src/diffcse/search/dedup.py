@@ -6,7 +6,6 @@ Legend: `n` lines of a block, `N` kept lines, `H` hidden.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections import deque
@@ -23,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 from diffcse.encoding.bulk import Progress, check_place
 from diffcse.encoding.encode import EncodeSettings, encode_chunks
 from diffcse.errors import UserError
-from diffcse.files import disk_errors, exclusive
+from diffcse.files import disk_errors, exclusive, json_line
 from diffcse.text.stream import STDIN, Texts, open_texts, repaired
 from diffcse.vectors import Vectors
 
@@ -145,7 +144,7 @@ def dedup_file(
             else:
                 dropped += 1
                 row = {"line": verdict.line, "repeats": verdict.repeats, "cosine": verdict.cosine, "text": text}
-                telling.write(json.dumps(row, ensure_ascii=False) + "\n")
+                telling.write(json_line(row) + "\n")
             on_progress(verdict.line, total)
     return kept, dropped
 

@@ -33,12 +33,13 @@ from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel, trained_parts
 from diffcse.persistence import card
 from diffcse.persistence.save import save_folder
-from diffcse.progress import LiveDisplay, Speed, counting
+from diffcse.progress import counting
 from diffcse.text.dataset import ReadReport, read_texts, tokenise
 from diffcse.training import criteria
 from diffcse.training.averages import Average, averaged, swap
 from diffcse.training.batches import Collator, Examples
 from diffcse.training.criteria import Best, Criterion, KeepBest
+from diffcse.training.display import LiveDisplay, Speed
 from diffcse.training.keep_weights import KeepForMean, Mean, mean_weights
 from diffcse.training.networks import Networks, load_networks
 from diffcse.training.run_folder import RunFolder

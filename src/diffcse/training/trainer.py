@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from diffcse.errors import NonFiniteLoss
-from diffcse.files import write_atomic
+from diffcse.files import json_line, write_atomic
 
 COMPLETE = "complete.json"
 """Written last into a checkpoint; a checkpoint without it is half-written and is never resumed from."""
@@ -267,7 +267,7 @@ class MetricsFile(TrainerCallback):
         """Append one line."""
         if state.is_world_process_zero and logs:
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(json_line({"step": state.global_step, **logs}) + "\n")
 
 
 def _step_of(line: str) -> float:
