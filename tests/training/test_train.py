@@ -339,7 +339,7 @@ def test_the_smaller_of_epochs_and_steps_ends_a_run(settings: dict[str, object],
 
 def test_epochs_end_a_run_before_its_steps_with_the_schedule_of_that_length(place: Path, tmp_path: Path) -> None:
     networks = {"encoder": str(place / "encoder-dropout"), "objective": "simcse", "warmup_ratio": 0.5}
-    settings = {**SETTINGS, **networks, "epochs": 0.5, "keep_discriminator": False}
+    settings = {**SETTINGS, **networks, "epochs": 0.5}
     for name, most in (("epochs", 0), ("both", 500)):
         config = build(**{**settings, "max_steps": most})
         done = train([place / "text.txt"], tmp_path / name, config, cache_dir=place / "cache")

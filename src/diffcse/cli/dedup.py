@@ -47,7 +47,7 @@ def dedup(
     from diffcse.search.dedup import dedup_file
 
     console = make_console()
-    told = report or output.with_name(f"{output.name}.report.jsonl")
+    told = report or Path(f"{output}.report.jsonl")
     with counting(console, "dedup") as show:
         kept, dropped = dedup_file(
             file,

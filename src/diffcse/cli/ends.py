@@ -31,6 +31,9 @@ FAULT, REFUSED, INTERRUPTED, NO_READER = 1, 2, 130, 141
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What a verb that writes a file says itself, with the file's name; from standard output it comes here."""
 
+_PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
+"""What any look at a path that a user names may meet."""
+
 _STARTS_AGAIN = ("evaluate", "report", "export", "similarity", "search", "dedup", "cooccur")
 """Verbs that keep nothing of what was interrupted."""
 
@@ -57,6 +60,9 @@ def run(command: Any, arguments: Sequence[str]) -> int:
         return NO_READER
     except OSError as error:
         _drop_output()
+        if error.errno in _PATHS and error.filename is not None:
+            do = "check its length and permissions"
+            return _say(UserError(str(error.filename), "a path that you can use", error.strerror, do), REFUSED)
         if error.errno not in _DISK:
             raise
         do = "make room, or send the output elsewhere"

@@ -96,6 +96,8 @@ def encode_file(
     Raises:
         UserError: bad input or output, another model or text than the interrupted run's, or no room on the disk.
     """
+    if not output.name:
+        raise UserError(f"output {output}", "the name of a new file or folder", "none", "add a name")
     work = output.absolute().with_name(f"{output.name}.part")
     in_place = not output.suffix and output.is_dir() and (work / "job.json").is_file() and not _parts(work).exists()
     if not in_place:  # else the run was killed after its last step but one
