@@ -116,10 +116,18 @@ def test_a_damaged_folder_is_told(copy):
         load_parts(copy)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"settings": 3}', '{"settings": {"model": 3}}'])
-def test_damaged_settings_are_told(copy, content):
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("{", r"must be readable \(its diffcse\.json is not\)"),
+        ("{}", "must be the settings of a training run; got no settings in it"),
+        ('{"settings": 3}', "must be the settings of a training run; got no settings in it"),
+        ('{"settings": {"model": 3}}', r"section must be one of \[model\]"),
+    ],
+)
+def test_damaged_settings_are_told(copy, content, fault):
     (copy / "diffcse.json").write_text(content)
-    with pytest.raises(UserError, match=r"diffcse\.json"):
+    with pytest.raises(UserError, match=rf"diffcse\.json:? {fault}"):
         load_parts(copy)
 
 

@@ -9,7 +9,6 @@ right vector should help it and another sentence's should mislead it. Everything
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from diffcse.config import SECTIONS, Config, build, flatten
 from diffcse.errors import UserError
+from diffcse.files import read_json
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel
 from diffcse.persistence.load import load_encoder
@@ -162,12 +162,12 @@ def _settings(folder: Path) -> Config:
     """The run's settings; a folder that somebody else made may not switch on foreign code."""
     path = folder / "diffcse.json"
     try:
-        sections = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        fields = flatten({name: content for name, content in sections.items() if name in SECTIONS}, str(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}", "the settings of a training run", error, _RETRAIN) from error
+        sections = read_json(path, what=str(path), do=_RETRAIN).get("settings")
+    except FileNotFoundError as error:
+        raise UserError(str(path), "the settings of a training run", error.strerror, _RETRAIN) from error
+    if not isinstance(sections, dict):
+        raise UserError(str(path), "the settings of a training run", "no settings in it", _RETRAIN)
+    fields = flatten({name: content for name, content in sections.items() if name in SECTIONS}, str(path))
     config = build(**fields)
     seen = (config.objective.objective, config.objective.predictor, config.edits.edit)
     if seen != ("diffcse", "rtd", "replacement"):
