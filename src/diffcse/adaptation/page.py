@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -171,7 +172,8 @@ def _side_by_side(search: Search) -> html.SideBySide:
 
 
 def _hit(hit: Hit) -> html.Hit:
-    return html.Hit(text=hit.text[:300], mark=f"{hit.cosine:.2f}", highlight=hit.right)
+    text = textwrap.shorten(hit.text, 300, placeholder=" …")
+    return html.Hit(text=text, mark=f"{hit.cosine:.2f}", highlight=hit.right)
 
 
 def _curves(folder: Path) -> tuple[html.Figures, ...]:
