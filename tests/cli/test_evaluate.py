@@ -12,10 +12,11 @@ from scipy.stats import spearmanr
 from typer.testing import CliRunner, Result
 
 from diffcse.cli.evaluate import evaluate
+from diffcse.encoding.encode import Encoder
 from diffcse.errors import UserError
-from diffcse.evaluation.load import load_encoder
 from diffcse.evaluation.senteval import read_tasks
 from diffcse.evaluation.transfer import FOLDS
+from diffcse.persistence.load import load_encoder
 from tests import tiny
 from tests.evaluation.layout import Layout
 
@@ -41,7 +42,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails a test in which a model is loaded: everything must have been checked before."""
-    monkeypatch.setattr("diffcse.evaluation.load.load_encoder", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("diffcse.persistence.load.load_encoder", lambda *_, **__: pytest.fail("a model was loaded"))
 
 
 def run(*arguments: object) -> Result:
@@ -74,7 +75,7 @@ def test_the_table_and_the_json(data: Path, model: str, tmp_path: Path) -> None:
 def test_the_numbers_are_those_of_the_model(data: Path, model: str, tmp_path: Path) -> None:
     run(model, "--senteval", data, "--tasks", "STSBenchmark", "--pooler", "avg", "--json", tmp_path / "r.json")
     pairs = read_tasks(data, ["STSBenchmark"]).tasks[0].parts["test"]
-    encode = load_encoder(model, pooler="avg").encode
+    encode = Encoder(load_encoder(model, pooler="avg")).encode
     similarity = [
         u @ v / np.linalg.norm(u) / np.linalg.norm(v)
         for u, v in zip(encode(pairs.first), encode(pairs.second), strict=True)

@@ -307,3 +307,10 @@ def test_generators_arrays_tuples_and_columns_are_lists(bert):
         assert (Encoder(bert).encode(form) == expected).all()
     with pytest.raises(UserError, match="sentence 1 must be text; got float"):
         Encoder(bert).encode(np.array(["a", np.nan], dtype=object))
+
+
+def test_word_vectors_have_no_limit_which_json_can_say(bert):
+    static = SentenceTransformer(modules=[StaticEmbedding(tiny.tokenizer(), embedding_dim=8)])
+    assert static.max_seq_length == float("inf")
+    assert Encoder(static).limit is None
+    assert Encoder(static, settings=EncodeSettings(max_tokens=7)).limit == 7

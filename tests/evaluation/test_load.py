@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from diffcse.evaluation.load import load_encoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 from transformers import AutoModel, AutoTokenizer
 
 from diffcse.encoding.encode import Encoder
 from diffcse.errors import UserError
-from diffcse.evaluation.load import load_encoder
 from diffcse.method import pooling
 from diffcse.persistence.load import load_encoder as load_model
 from tests import tiny

@@ -51,13 +51,16 @@ TRUST = Annotated[
 ]
 
 
-def loader(model: str | None, device: str | None, trust_remote_code: bool = False) -> Callable[[], SentenceTransformer]:
+def loader(
+    model: str | None, device: str | None, trust_remote_code: bool = False, pooler: str | None = None
+) -> Callable[[], SentenceTransformer]:
     """What loads the model when it is time; the device is checked now.
 
     Args:
         model: folder or Hub name, None for the bundled one.
         device: name of a torch device, None for the usual one.
         trust_remote_code: run code that comes with the model.
+        pooler: how token vectors become a sentence vector; None for the model's own way.
     """
     from diffcse.cli.quiet import quiet_libraries
     from diffcse.encoding.backends import as_device
@@ -65,7 +68,7 @@ def loader(model: str | None, device: str | None, trust_remote_code: bool = Fals
 
     quiet_libraries()
     target = as_device(device)
-    return lambda: load_encoder(model, trust_remote_code=trust_remote_code).to(target)
+    return lambda: load_encoder(model, pooler=pooler, trust_remote_code=trust_remote_code).to(target)
 
 
 def summary(counts: Any) -> str:

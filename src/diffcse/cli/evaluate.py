@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from diffcse.cli.common import DEVICE, TRUST
+from diffcse.cli.common import DEVICE, TRUST, loader
 from diffcse.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,11 +103,9 @@ def evaluate(
     plan = make_plan(senteval, tasks, how, analyses=analyses, own=own_pairs(pairs, columns))
     if compare:
         check_comparable(plan)
-    from diffcse.cli.quiet import quiet_libraries
-    from diffcse.evaluation.load import load_encoder
+    from diffcse.encoding.encode import Encoder
 
-    quiet_libraries()
-    runs = [run(model, load_encoder(model, **options), plan) for model in models]
+    runs = [run(model, Encoder(loader(model, **options)()), plan) for model in models]
     results = [figures for figures, _ in runs]
     comparison = side_by_side(plan, models, [embedded for _, embedded in runs]) if compare else None
     show(results, comparison, published=published, details=details)
@@ -120,15 +118,13 @@ def evaluate(
 
 def search_collections(models: Sequence[str], folders: Sequence[Path], options: Any, json: Path | None) -> None:
     """How well the models find the relevant documents of judged queries."""
-    from diffcse.cli.quiet import quiet_libraries
+    from diffcse.encoding.encode import Encoder
     from diffcse.evaluation.judged import compare_on, read_collections
-    from diffcse.evaluation.load import load_encoder
     from diffcse.progress import counting, make_console
     from diffcse.reports import tables, terminal
 
     collections = read_collections(folders)
-    quiet_libraries()
-    encoders = {model: load_encoder(model, **options) for model in models}
+    encoders = {model: Encoder(loader(model, **options)()) for model in models}
     with counting(make_console(), "searching") as counter:
         rows = compare_on(collections, encoders, lambda what: counter.name(f"searching {what}"))
     terminal.show(make_console(stderr=False), tables.retrieval_table(rows, first=models[0]))

@@ -133,8 +133,8 @@ class Encoder:
         check_precision(backend, settings.precision)
         graph = backend if backend in ("onnx", "openvino") else None
         if not isinstance(model, SentenceTransformer):
-            folder = model
-            model = load_encoder(model).to(as_device("cpu" if graph else device))
+            folder, target = model, as_device("cpu" if graph else device)
+            model = load_encoder(model).to(target)
         elif device is not None:
             model.to(as_device(device))
         self.model, self.settings, self.backend = model, settings, backend

@@ -6,6 +6,7 @@ Legend: `N` texts, `T` tokens of a text.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -115,7 +116,8 @@ class Tokeniser:
 
 def limit(model: SentenceTransformer, max_tokens: int | None) -> int | None:
     """Tokens that are read of a text: the smaller of the wish and the model's own limit; None for no limit."""
-    return min((value for value in (max_tokens, model.max_seq_length) if value is not None), default=None)
+    limits = (max_tokens, model.max_seq_length)  # word vectors say infinity
+    return min((value for value in limits if value is not None and value != math.inf), default=None)
 
 
 def encode_fast(tokenizer: Any, texts: list[str], *, special: bool = True) -> Any:
