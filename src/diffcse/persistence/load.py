@@ -281,11 +281,13 @@ def _check_tokenizer(model: SentenceTransformer, name: str) -> None:
     tokenizer, do = model.tokenizer, "add the files of the tokenizer that the model was trained with"
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise UserError(f"model {name}", "one that reads text", "no tokenizer", do)
+    room = _rows(model[0].model)
+    if room is None:
+        return
     vocabulary = tokenizer.get_vocab()
     if set(vocabulary) <= set(tokenizer.all_special_tokens):
         raise UserError(f"model {name}: tokenizer", "one with a vocabulary", "special tokens only", do)
-    room = _rows(model[0].model)
-    if room is not None and max(vocabulary.values()) >= room:
+    if max(vocabulary.values()) >= room:
         rule = f"one with ids below {room}, the rows of the embedding table"
         raise UserError(f"model {name}: tokenizer", rule, max(vocabulary.values()), do)
 

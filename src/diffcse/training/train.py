@@ -44,7 +44,7 @@ from diffcse.training.keep_weights import KeepForMean, Mean, mean_weights
 from diffcse.training.networks import Networks, load_networks
 from diffcse.training.run_folder import RunFolder
 from diffcse.training.spans import DocumentReport, Spans, check_documents, report
-from diffcse.training.trainer import EpochOrder, GracefulStop, MetricsFile, SafeTrainer
+from diffcse.training.trainer import EpochOrder, GracefulStop, MetricsFile, SafeTrainer, untied
 
 _SENTENCES_FOR_LABEL_FREE = 1024
 
@@ -430,7 +430,7 @@ def keeper(
 
     def state() -> dict[str, Tensor]:
         with averaged(trainer.module):
-            return trainer.module.get_submodule("encoder").state_dict() if terms else trainer.saved_state()
+            return untied(trainer.module.get_submodule("encoder").state_dict()) if terms else trainer.saved_state()
 
     if terms:
         return KeepForMean(

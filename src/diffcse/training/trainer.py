@@ -149,7 +149,7 @@ class SafeTrainer(Trainer):
     def saved_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds of the model: all but tied weights and a frozen generator, as the module says."""
         left_out = set(getattr(self.module, "_keys_to_ignore_on_save", None) or ())
-        return {name: value for name, value in self.module.state_dict().items() if name not in left_out}
+        return untied({name: value for name, value in self.module.state_dict().items() if name not in left_out})
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, self.saved_state() if state_dict is None else state_dict)
@@ -161,6 +161,16 @@ class SafeTrainer(Trainer):
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             _sync_folder(folder)
             write_atomic(folder / COMPLETE, json.dumps({"step": self.state.global_step}).encode())
+
+
+def untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, with memory of its own for each name: safetensors refuses a table under two names (T5)."""
+    seen: set[int] = set()
+    for name, value in state.items():
+        if value.numel() and value.data_ptr() in seen:
+            state[name] = value.clone()
+        seen.add(value.data_ptr())
+    return state
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, chosen: set[int], rate: float) -> None:
