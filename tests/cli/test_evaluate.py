@@ -161,7 +161,7 @@ def test_everything_is_checked_before_a_model_is_loaded(data: Path, model: str, 
     refused("--json .* must be in an existing folder", model, "--senteval", data, "--json", tmp_path / "no" / "r.json")
     refused("--json .* must be a file", model, "--senteval", data, "--json", tmp_path)
     refused("--card must be used with a model folder", "org/name", "--senteval", data, "--card")
-    refused("--pairs .* must be a file that can be read", model, "--pairs", tmp_path / "p.csv")
+    refused("p.csv must be an existing file or a glob", model, "--pairs", tmp_path / "p.csv")
     refused("MODEL must be one model; got 2; put --compare", model, other, "--senteval", data)
     refused("--compare must be given two different models", model, "--compare", "--senteval", data)
     refused("--compare must be given each model once", model, other, model, "--compare", "--senteval", data)
