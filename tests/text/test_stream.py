@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from diffcse.errors import UserError
-from diffcse.text.stream import STDIN, open_texts
+from diffcse.text.dataset import read_texts
+from diffcse.text.standard_input import STDIN
+from diffcse.text.stream import open_texts
 
 
 @contextmanager
@@ -74,3 +76,25 @@ def test_a_folder_as_standard_input_is_one_line(tmp_path: Path) -> None:
             list(open_texts(STDIN))
     finally:
         os.close(folder)
+
+
+def test_standard_input_is_read_by_whoever_reads_twice(tmp_path: Path) -> None:
+    """The same content gives the same rows of the cache, whatever file it went through."""
+    (tmp_path / "a.txt").write_bytes(b"the cat\n\nthe dog\n")
+    rows = []
+    for sources in (["-"], "-"):
+        with (tmp_path / "a.txt").open("rb") as file, standard_input(file.fileno()):
+            rows.append(read_texts(sources, cache_dir=tmp_path / "cache"))
+    (first, report), (second, _) = rows
+    assert first["text0"][:] == second["text0"][:] == ["the cat", "the dog"]
+    assert (report.files, report.kept) == (1, 2)
+    assert len(list((tmp_path / "cache").glob("*"))) == 1
+
+
+def test_standard_input_has_no_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"the cat\nthe dog\n")
+    with pytest.raises(UserError, match="column must be left out for standard input, which is plain text; got text; "):
+        open_texts(STDIN, column="text")
+    with (tmp_path / "a.txt").open("rb") as file, standard_input(file.fileno()):
+        with pytest.raises(UserError, match=r"columns must be left out for \.txt files"):
+            read_texts("-", columns="text", cache_dir=tmp_path)

@@ -40,7 +40,8 @@ from diffcse.errors import UserError
 from diffcse.files import exclusive, fsync, read_json, replace_folder, write_json
 from diffcse.persistence.load import fingerprint
 from diffcse.settings import Checked
-from diffcse.text.stream import STDIN, Texts, open_texts
+from diffcse.text.standard_input import STDIN
+from diffcse.text.stream import Texts, open_texts
 
 _VERSION = 2
 """Of the folder of an interrupted run; 1 was one growing file."""

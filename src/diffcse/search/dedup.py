@@ -23,7 +23,8 @@ from diffcse.encoding.bulk import Progress, check_place
 from diffcse.encoding.encode import EncodeSettings, encode_chunks
 from diffcse.errors import UserError
 from diffcse.files import disk_errors, exclusive, json_line
-from diffcse.text.stream import STDIN, Texts, open_texts, repaired
+from diffcse.text.standard_input import STDIN
+from diffcse.text.stream import Texts, open_texts, repaired
 from diffcse.vectors import Vectors
 
 _BLOCK = 1024

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from diffcse.errors import UserError
 from diffcse.files import digest
 from diffcse.text.cache import batches, cached, write_arrow
-from diffcse.text.sources import Source, find_sources
+from diffcse.text.sources import Source, TextFile, find_sources
+from diffcse.text.standard_input import spooled
 from diffcse.text.tables import NUL, Row
 
 _NLI = ("sent0", "sent1", "hard_neg")  # the columns of SimCSE's file of natural language inference pairs
@@ -75,8 +76,8 @@ def read_texts(
     may be gzipped. Rows with a blank column or with bytes that are not UTF-8 are dropped and counted.
 
     Args:
-        sources: paths, globs, or where no file has that name, a Hub dataset (`owner/name`, `owner/name:split`; the
-            split `train` unless given). A file that is named twice is read once.
+        sources: paths, globs, `-` for plain text on standard input, or where no file has that name, a Hub dataset
+            (`owner/name`, `owner/name:split`; the split `train` unless given). A file that is named twice is read once.
         columns: columns of the tabular sources, in this order. Without it: the only text column, or `text`, or
             `sentence`, or `sent0`, `sent1` and `hard_neg`.
         max_characters: longest text (characters); a longer one is cut.
@@ -92,8 +93,19 @@ def read_texts(
     sources = [sources] if isinstance(sources, str | Path) else sources
     names = (columns,) if isinstance(columns, str) else None if columns is None else tuple(columns)
     _check_arguments(sources, names, max_characters)
-    found = find_sources(sources)
+    with spooled(sources) as files:
+        given = [[file] if isinstance(file, TextFile) else find_sources([file]) for file in files]
+        found = list(dict.fromkeys(source for each in given for source in each))
+        return _read(found, names, max_characters, minimum, cache_dir)
 
+
+def _read(
+    found: list[Source],
+    names: tuple[str, ...] | None,
+    max_characters: int,
+    minimum: int,
+    cache_dir: str | Path | None,
+) -> tuple[datasets.Dataset, ReadReport]:
     def write(folder: Path) -> dict[str, Any]:
         chosen = choose_columns(found, names)
         counts: Counter[str] = Counter()

@@ -33,11 +33,11 @@ from diffcse.text.find_documents import (
     document_columns,
     find_documents,
     raw_documents,
-    spooled,
 )
 from diffcse.text.markup import prose_of
 from diffcse.text.near_duplicates import distinct
 from diffcse.text.sentences import split_sentences
+from diffcse.text.standard_input import spooled
 from diffcse.text.stream import repaired
 from diffcse.text.tables import NUL
 

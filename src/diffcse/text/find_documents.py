@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from diffcse.errors import UserError
-from diffcse.files import digest
 from diffcse.text.markup import Kind
 from diffcse.text.opening import suffix_of
 from diffcse.text.sources import FORMATS, Source, TextFile, find_sources
-from diffcse.text.stream import STDIN, Pipe
 from diffcse.text.tables import ParquetFile
 
 Unit = Literal["auto", "file", "paragraph", "line"]
@@ -113,28 +108,6 @@ def _is_binary(source: Source) -> bool:
         return False
     head: bytes = source.head()
     return b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
-
-
-@contextmanager
-def spooled(names: list[str | Path]) -> Iterator[Sequence[str | Path | TextFile]]:
-    """Standard input as a file, since documents are read twice and the cache needs to know their content."""
-    if STDIN not in names:
-        yield names
-        return
-    with NamedTemporaryFile(suffix=".txt") as copy:
-        with Pipe(Path(STDIN))._opened() as pipe:
-            shutil.copyfileobj(pipe, copy)
-        copy.flush()
-        yield [_Spool(Path(copy.name)) if name == STDIN else name for name in names]
-
-
-class _Spool(TextFile):
-    name = "standard input"
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """The content, since the file's name is another one each time."""
-        return (digest(self.path),)
 
 
 # Reading them

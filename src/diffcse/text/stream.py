@@ -1,53 +1,21 @@
-"""The texts of a file, one a line or a row, and standard input as one that can be read only once."""
+"""The texts of a file, one a line or a row, for verbs that read once."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from diffcse.errors import UserError
 from diffcse.text.dataset import choose_columns
-from diffcse.text.opening import utf8
-from diffcse.text.sources import Source, TextFile, find_sources
-from diffcse.text.tables import Numbered
+from diffcse.text.sources import Source, find_sources
+from diffcse.text.standard_input import STDIN, Pipe
 
-STDIN = "-"
 _LONGEST = 400_000
 """Bytes that are read of one text; no encoder reads as many."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-class Pipe(TextFile):
-    """Plain text that can be read only once.
-
-    What is left of descriptor 0 is read, under its number: `/dev/stdin` would begin a file anew, with the lines that
-    somebody has already read, and cannot be opened where standard input is a socket.
-    """
-
-    name = "standard input"
-
-    @contextmanager
-    def _opened(self) -> Iterator[BinaryIO]:
-        try:
-            with open(0, "rb", closefd=False) as file:
-                yield utf8(file, self.name)
-        except OSError as error:
-            raise UserError(self.name, "open for reading", error.strerror, "pipe a text in, or name a file") from error
-
-    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
-        """Each line as a row of one."""
-        try:
-            yield from super().rows(columns, longest)
-        except UserError as error:
-            if not str(error.got).endswith(" data"):
-                raise
-            do = "unpack it first: gunzip -c FILE.gz | diffcse ..."
-            raise UserError(self.name, error.rule, error.got, do) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +71,9 @@ def open_texts(given: str, *, column: str | None = None, skip_blank: bool = Fals
         UserError: missing, unreadable, or without one column of text.
     """
     if given == STDIN:
+        if column is not None:
+            do = "remove it, or name a file"
+            raise UserError("column", "left out for standard input, which is plain text", column, do)
         return Texts(name=STDIN, sources=[Pipe(Path(STDIN))], columns=[("",)], skip_blank=skip_blank)
     sources = find_sources([given])
     chosen = choose_columns(sources, None if column is None else (column,))
