@@ -120,6 +120,25 @@ def test_judged_queries_are_reported(documents: Documents, tmp_path: Path) -> No
     assert [row["system"] for row in result.judged] == ["start", "adapted", "BM25", "TF-IDF"]
 
 
+def test_other_documents_do_not_resume(documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, "_verdict", killed)
+        run(documents, tmp_path / "m", steps=1)
+    others = documents_of(texts(200), cache_dir=tmp_path)
+    with pytest.raises(UserError, match="an interrupted run on this text; got one on other text"):
+        run(others, tmp_path / "m", steps=1)
+
+
+def test_a_refused_training_leaves_nothing_in_the_way(documents: Documents, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a model that can be loaded"):
+        run(documents, tmp_path / "m", objective="diffcse", generator=str(tmp_path))
+    assert not (tmp_path / "m").exists()
+    assert run(documents, tmp_path / "m", steps=1).folder == tmp_path / "m"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -189,9 +189,15 @@ def _trained(
     parts: Parts, config: Config, run: RunFolder, folder: Path, cache_dir: Path | None, console: Console | None
 ) -> SentenceTransformer:
     """The trained encoder, from an earlier call where that finished it."""
+    run.check_text(parts.training)
     run.claim(parts.training)
     if not is_finished(folder):
-        result = train(parts.training, folder, config, cache_dir=cache_dir, console=console)
+        try:
+            result = train(parts.training, folder, config, cache_dir=cache_dir, console=console)
+        except UserError:
+            if not folder.exists():  # refused before the first step, so nothing may be left in the way
+                run.release()
+            raise
         if not result.finished:
             raise Interrupted(f"step {result.step}")
     return load_encoder(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -106,6 +107,13 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"output {self.folder}", "writable", error.strerror, "choose another folder") from error
         last_checkpoint(self.checkpoints, remove_broken=True)
+
+    def release(self) -> None:
+        """Take back a claim after all, where something refused the run before it wrote anything else."""
+        (self.folder / _RUN).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        with contextlib.suppress(OSError):  # files of the user's own stay, and so does their folder
+            self.folder.rmdir()
 
     @property
     def _text(self) -> Path:
