@@ -204,7 +204,7 @@ def test_a_disk_that_fills_up_under_a_training_run_loses_nothing(disk, folder, d
             )
         told = diffcse(*command, disk / "m", code=2)
     assert "must be on a disk that can be written to; got" in told
-    assert "make room, then give the same command: it goes on from the last checkpoint" in told
+    assert "make room, then give the same command: it resumes from the last checkpoint" in told
     (disk / "filler").unlink()
     diffcse(*command, disk / "m")
     assert (disk / "m" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()

@@ -19,10 +19,10 @@ from diffcse.config import build
 from diffcse.errors import Interrupted, UserError
 from diffcse.method.masking import IGNORE
 from diffcse.pretraining.config import PretrainConfig, pretrain_config
-from diffcse.pretraining.continued import load_start, logits_at, passages
+from diffcse.pretraining.continued import load_start, logits_at, texts_of
 from diffcse.pretraining.mlm import MaskedLanguageModel, pretrain
+from diffcse.training.callbacks import GracefulStop
 from diffcse.training.networks import load_networks
-from diffcse.training.trainer import GracefulStop
 from tests import tiny
 
 SHORT = {"batch_tokens": 64, "total_tokens": 64 * 60, "learning_rate": 5e-3, "held_out": 40, "max_length": 64}
@@ -112,7 +112,19 @@ def test_stopped_and_resumed_gives_the_same_bits(
 
 def test_documents_become_texts_that_fit() -> None:
     rows = datasets.Dataset.from_dict({"sentences": [["the cat sat", "a dog ran", "we like fish"], ["it is red"]]})
-    assert passages(rows, tiny.tokenizer(), 8) == ["the cat sat a dog ran", "we like fish", "it is red"]
+    assert texts_of(rows, tiny.tokenizer(), 8) == ["the cat sat a dog ran", "we like fish", "it is red"]
+    assert texts_of(rows, None, 8) == ["the cat sat", "a dog ran", "we like fish", "it is red"]
+
+
+@pytest.mark.parametrize("encoder", [True, False])
+def test_a_run_on_documents(headless: Path, lines: list[str], tmp_path: Path, encoder: bool) -> None:
+    rows = datasets.Dataset.from_dict({"sentences": [lines[i : i + 4] for i in range(0, 200, 4)]})
+    sizes = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 120}
+    more = {"encoder": str(headless)} if encoder else sizes
+    short = {**SHORT, "total_tokens": 64 * 5, "held_out": 20, "max_length": 40}
+    result = pretrain(rows, tmp_path / "m", pretrain_config(**more, **short))
+    assert result.tokens > 10
+    assert (tmp_path / "m" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

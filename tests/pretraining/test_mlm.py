@@ -29,7 +29,7 @@ from diffcse.pretraining.mlm import (
     tokenise_lines,
     train_tokenizer,
 )
-from diffcse.training.trainer import GracefulStop
+from diffcse.training.callbacks import GracefulStop
 
 SMALL = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 32, "vocab_size": 120, "batch_tokens": 64}
 

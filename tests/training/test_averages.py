@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +14,7 @@ from diffcse.errors import UserError
 from diffcse.method.model import DiffCSEModel
 from diffcse.training.averages import Average, averaged
 from tests import tiny
+from tests.killing import assert_unfinished, checkpoints, kill, run
 
 
 def model(decay: float) -> DiffCSEModel:
@@ -74,22 +69,16 @@ def test_a_killed_run_goes_on_with_the_bits_of_its_average(tmp_path):
     # The queue of earlier vectors and the numbers of a view are state of the run as well.
     settings += ["--learning-rate", "1e-3", "--ema-decay", "0.9", "--queue-size", "24", "--view", "repetition"]
     settings += ["--max-tokens", "24"]  # the tiny encoder has room for a sentence twice as long, and no more
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def command(output: Path, *more: str) -> list[str]:
-        return [sys.executable, "-m", "diffcse", "train", str(text), "-o", str(output), *settings, *more]
+        return ["train", str(text), "-o", str(output), *settings, *more]
 
     for name, more in (("whole", ()), ("plain", ("--ema-decay", "0", "--queue-size", "0"))):
-        subprocess.run(command(tmp_path / name, *more), env=environment, check=True, capture_output=True)
+        assert run(command(tmp_path / name, *more)).returncode == 0
     killed = tmp_path / "killed"
-    child = subprocess.Popen(command(killed), env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(killed.glob("checkpoints/checkpoint-*/complete.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not json.loads((killed / "diffcse.json").read_text())["finished"]
-    subprocess.run(command(killed), env=environment, check=True, capture_output=True)
+    kill(command(killed), lambda: bool(checkpoints(killed)))
+    assert_unfinished(killed)
+    assert run(command(killed)).returncode == 0
     whole, again, plain = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed", "plain"))
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
     assert any(not torch.equal(value, plain[name]) for name, value in whole.items())

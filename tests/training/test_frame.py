@@ -13,8 +13,9 @@ from sentence_transformers import SentenceTransformer
 
 from diffcse.config import build
 from diffcse.errors import UserError
+from diffcse.training.build import build_model
 from diffcse.training.networks import load_networks
-from diffcse.training.train import build_model, train
+from diffcse.training.train import train
 from tests import tiny
 
 RUNS: dict[str, dict[str, Any]] = {

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,11 +14,12 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from diffcse.config import build
 from diffcse.errors import UserError
 from diffcse.training.criteria import Criterion
-from diffcse.training.keep_weights import KeepForMean, Term, chosen, found, mean_weights
+from diffcse.training.keep_weights import KeepWeights, Kept, Term, chosen, mean_weights, waiting
 from diffcse.training.run_folder import RunFolder
 from diffcse.training.train import train
 from diffcse.training.trainer import COMPLETE
 from tests import tiny
+from tests.killing import assert_unfinished, checkpoints, kill
 
 SCORES = [0.3, 0.9, 0.5, math.nan, 0.9, 0.1, 0.7, 0.8]
 
@@ -31,18 +27,24 @@ SCORES = [0.3, 0.9, 0.5, math.nan, 0.9, 0.1, 0.7, 0.8]
 class Run:
     """Eight evaluations of a vector that is a function of the step, killed wherever a test likes."""
 
-    def __init__(self, folder: Path, which: str, count: int = 2) -> None:
+    def __init__(self, folder: Path, which: str, count: int = 2, scores: Sequence[float] = SCORES) -> None:
         self.folder, self.arguments = folder, TrainingArguments(output_dir=str(folder), use_cpu=True)
-        self.step = 0
-        self.keep = KeepForMean(
-            folder,
-            count=count,
-            which=which,
-            every_steps=1,
-            state=lambda: {"w": torch.full((2,), float(self.step)), "ids": torch.arange(2)},
-            score=lambda: SCORES[self.step - 1],
-            report=lambda value: None,
+        self.step, self.module, self.reported = 0, torch.nn.Module(), []
+        self.module.average = None
+        self.module.encoder = torch.nn.Module()
+        self.module.encoder.register_buffer("w", torch.zeros(2))
+        self.module.encoder.register_buffer("ids", torch.arange(2))
+        criterion = Criterion(name="m", score=lambda encode: scores[self.step - 1])
+        self.keep = KeepWeights(
+            self, folder, count=count, which=which, every_steps=1, encoder=self.module, criterion=criterion
         )
+
+    def saved_state(self) -> dict[str, torch.Tensor]:
+        self.module.encoder.w.fill_(self.step)
+        return {**self.module.state_dict(), "projector.w": torch.zeros(1)}
+
+    def report(self, logs: dict[str, float]) -> None:
+        self.reported.append(logs["m"])
 
     def go(self, start: int, end: int, checkpoints: tuple[int, ...] = ()) -> Run:
         self.keep.on_train_begin(self.arguments, TrainerState(global_step=start), TrainerControl())
@@ -55,7 +57,8 @@ class Run:
 
     def result(self) -> tuple[list[int], list[float]]:
         terms = self.keep.terms()
-        return [term.step for term in terms], mean_weights(terms)["w"].tolist()
+        assert set(load_file(terms[0].path)) == {"encoder.w", "encoder.ids"}
+        return [term.step for term in terms], mean_weights(terms)["encoder.w"].tolist()
 
 
 @pytest.mark.parametrize(("which", "steps"), [("last", [7, 8]), ("best", [2, 5])])
@@ -65,23 +68,46 @@ def test_a_run_killed_anywhere_keeps_what_an_unbroken_run_keeps(tmp_path, which,
         folder.mkdir()
         Run(folder, which).go(0, killed_at, (3, 6))
         start = max(step for step in (0, 3, 6) if step <= killed_at)
-        before = {term.step for term in found(folder) if term.step <= start}
+        before = {term.step for term in waiting(folder) if term.step <= start}
         again = Run(folder, which).go(start, start)
-        assert {term.step for term in found(folder)} == before  # nothing newer than the checkpoint is left
+        assert {term.step for term in waiting(folder)} == before  # nothing newer than the checkpoint is left
         again.go(start, 8)
         assert again.result() == (steps, [sum(steps) / 2] * 2)
-        assert len(found(folder)) <= 4
+        assert len(waiting(folder)) <= 4
+
+
+@pytest.mark.parametrize("scores", [(0.3, 0.9, 0.9), (math.nan, 0.9, 0.1), (0.3, 0.9, math.nan)])
+def test_the_best_is_the_first_of_the_best_steps_and_nan_is_never_it(tmp_path, scores):
+    run = Run(tmp_path, "best", 1, scores).go(0, 3)
+    assert run.keep.load() == Kept(steps=(2,), score=0.9, metric="m")
+    assert run.module.encoder.w.tolist() == [2.0, 2.0]
+    assert [repr(score) for score in run.reported] == [repr(score) for score in scores]
+
+
+def test_without_any_score_the_last_step_stays(tmp_path):
+    assert Run(tmp_path, "best", 1, [math.nan] * 3).go(0, 3).keep.load() is None
+
+
+def test_the_best_of_an_interrupted_run_of_an_earlier_version_is_taken_and_its_mean_refused(tmp_path):
+    run = Run(tmp_path, "best", 1, [0.3] * 8)
+    state = {"encoder.w": torch.full((2,), 9.0), "projector.w": torch.ones(1)}
+    save_file(state, tmp_path / "best.safetensors", {"step": "2", "score": "0.5", "metric": "m"})
+    assert run.go(2, 8).keep.load() == Kept(steps=(2,), score=0.5, metric="m")
+    assert run.module.encoder.w.tolist() == [9.0, 9.0]
+    save_file(state, tmp_path / "mean-2.safetensors")
+    with pytest.raises(UserError, match="must be a run of this version; got a mean of an earlier one; finish it"):
+        run.go(2, 3)
 
 
 def test_what_the_checkpoint_counted_waits_for_the_next_one(tmp_path):
     Run(tmp_path, "best").go(0, 5, (3,))
-    assert sorted(term.step for term in found(tmp_path)) == [2, 3, 5]  # 3 was among the best two at the checkpoint
+    assert sorted(term.step for term in waiting(tmp_path)) == [2, 3, 5]  # 3 was among the best two at the checkpoint
 
 
 def test_the_best_are_the_best_and_no_score_is_the_worst():
     terms = [Term(path=Path(str(step)), step=step, score=score) for step, score in enumerate(SCORES, 1)]
     assert [term.step for term in chosen(terms, 3, "best")] == [2, 5, 8]
-    assert [term.step for term in chosen(terms, 7, "best")] == [1, 2, 3, 5, 6, 7, 8]
+    assert [term.step for term in chosen(terms, 8, "best")] == [1, 2, 3, 5, 6, 7, 8]
     assert [term.step for term in chosen(terms, 3, "last")] == [6, 7, 8]
     assert len(chosen(terms, 20, "last")) == 8
 
@@ -157,16 +183,9 @@ def test_a_killed_run_saves_the_bits_of_an_unbroken_one(place, tmp_path):
     options = settings(place, average_checkpoints=2, average_which="best", select_by="label-free", max_steps=14)
     flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-m", "diffcse", "train", str(place / "text.txt"), *flags, "-o"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     train([place / "text.txt"], whole, build(**options))
-    child = subprocess.Popen([*command, str(killed)], env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(killed.glob("checkpoints/checkpoint-*/complete.json")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not json.loads((killed / "diffcse.json").read_text())["finished"]
+    kill(["train", str(place / "text.txt"), *flags, "-o", str(killed)], lambda: bool(checkpoints(killed)))
+    assert_unfinished(killed)
     train([place / "text.txt"], killed, build(**options))
     expected, again = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(value, again[name]) for name, value in expected.items())

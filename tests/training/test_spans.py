@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from diffcse.training.criteria import Criterion
 from diffcse.training.spans import DocumentReport, Spans, check_documents, joined, report
 from diffcse.training.train import train
 from tests import tiny
+from tests.killing import assert_unfinished, checkpoints, kill, run
+from tests.training.test_train import NO_GRADIENT
 
 
 def documents(texts: Sequence[Sequence[str]], keys: Sequence[str] | None = None) -> datasets.Dataset:
@@ -191,6 +194,52 @@ def test_a_criterion_from_python_keeps_the_best_step(place: Path, tmp_path: Path
     scores = iter([0.1, 0.3, 0.2, 0.0])
     result = train(many(20), tmp_path / "m", config, criterion=Criterion(name="mrr", score=lambda encode: next(scores)))
     assert result.best is not None and result.best.describe() == "step 2, mrr 0.3000"
+
+
+def command(place: Path, output: Path, **more: object) -> list[str]:
+    """`diffcse train` on a table of documents."""
+    flags = {**settings(place), "cache": place / "cache", "save_every_steps": 3, "max_steps": 12, **more}
+    options = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return ["train", str(place / "documents.jsonl"), "-o", str(output), "--keep-discriminator", *options]
+
+
+@pytest.fixture(scope="module")
+def table(place: Path) -> Path:
+    rows = [{"text": " ".join(sentences)} for sentences in many(40)["sentences"]]
+    (place / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("encoder", "generator"):
+        kind = tiny.mlm("bert", seed=0, dropout=0.0) if name == "encoder" else tiny.mlm("distilbert", dropout=0.0)
+        tiny.save(kind, place / f"{name}-exact")
+    return place
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {**load_file(folder / "model.safetensors"), **load_file(folder / "training" / "model.safetensors")}
+
+
+def test_a_killed_run_on_files_gives_the_bits_of_an_unbroken_one(table: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run(command(table, whole, data_workers=1))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"40 documents; \d+ of a single sentence, which is seen twice \(view dropout\)", done.stderr)
+    kill(command(table, killed), lambda: 6 in checkpoints(killed))
+    assert_unfinished(killed)
+    assert run(command(table, killed)).returncode == 0
+    a, b = weights(whole), weights(killed)
+    assert a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_on_documents(table: Path, tmp_path: Path) -> None:
+    networks = {"encoder": table / "encoder-exact", "generator": table / "generator-exact"}
+    for processes in (1, 2):
+        more = {"rows_at_once": 3, "max_steps": 6}
+        done = run(command(table, tmp_path / f"of-{processes}", **networks, **more), processes=processes)
+        assert done.returncode == 0, done.stderr
+    a, b = (weights(tmp_path / f"of-{processes}") for processes in (1, 2))
+    for name, value in a.items():
+        if not name.endswith(NO_GRADIENT):
+            torch.testing.assert_close(value, b[name], atol=2e-5, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
+import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,16 +17,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from transformers import TrainerControl, TrainerState
 
 from diffcse.config import build
 from diffcse.errors import UserError
 from diffcse.text.dataset import read_texts
-from diffcse.training.criteria import KeepBest, label_free, read_best
+from diffcse.training.build import steps_of
+from diffcse.training.checks import positions
+from diffcse.training.criteria import label_free
 from diffcse.training.networks import load_networks
 from diffcse.training.run_folder import RunFolder
-from diffcse.training.train import positions, steps_of, train
+from diffcse.training.train import train
 from tests import tiny
+from tests.killing import PATIENCE, assert_unfinished, checkpoints, environment, kill, logged, run, started
 
 SETTINGS = {
     "batch_size": 8,
@@ -64,18 +66,6 @@ def command(place: Path, output: Path, *, dropout: bool = True, **more: object) 
         flag = f"--{name.replace('_', '-')}"
         options += [flag] if value is True else [flag, str(value)]
     return ["train", str(place / "text.txt"), "-o", str(output), *options]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def run(arguments: list[str], *, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    start = [sys.executable, "-m", "diffcse"]
-    if processes > 1:
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        start += ["-m", "diffcse"]
-    return subprocess.run([*start, *arguments], env=environment(), capture_output=True, text=True, timeout=240)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -142,16 +132,8 @@ def test_same_command_gives_the_same_bits(place: Path, whole: Path, tmp_path: Pa
 @pytest.mark.parametrize("after", [1, 4, 7, 10])
 def test_killed_and_resumed_gives_the_same_bits(place: Path, whole: Path, tmp_path: Path, after: int) -> None:
     output = tmp_path / "killed"
-    child = subprocess.Popen(
-        [sys.executable, "-m", "diffcse", *command(place, output)],
-        env=environment(),
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    _wait_for_step(output, after, child)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert not json.loads((output / "diffcse.json").read_text())["finished"]
+    kill(command(place, output), lambda: logged(output) >= after - 1)
+    assert_unfinished(output)
     # A checkpoint that the kill cut short must not be picked up.
     broken = output / "checkpoints" / "checkpoint-11"
     broken.mkdir(exist_ok=True)
@@ -161,26 +143,46 @@ def test_killed_and_resumed_gives_the_same_bits(place: Path, whole: Path, tmp_pa
     assert_same(whole, output)
 
 
-def _wait_for_step(output: Path, step: int, child: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and child.poll() is None:
-        lines = (output / "metrics.jsonl").read_text().splitlines() if (output / "metrics.jsonl").exists() else []
-        seen = [json.loads(line)["step"] for line in lines if line.endswith("}")]
-        if (step < 2 and (output / "metrics.jsonl").exists()) or (seen and max(seen) >= step):
-            return
-        time.sleep(0.002)
-    raise AssertionError("the run ended before it could be killed")
+def test_three_interruptions_in_a_row_give_the_same_bits(place: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "killed"
+    for step in (3, 6, 9):  # each life gets as far as one more checkpoint
+        kill(command(place, output), lambda step=step: step in checkpoints(output))
+        assert_unfinished(output)
+        assert step in checkpoints(output)
+    done = run(command(place, output))
+    assert done.returncode == 0, done.stderr
+    assert_same(whole, output)
+    steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [json.loads(line)["step"] for line in (whole / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+def test_a_run_resumed_on_another_number_of_processes_sees_the_same_batches(
+    place: Path, tmp_path: Path, first: int, then: int
+) -> None:
+    exact, output = command(place, tmp_path / "whole", dropout=False), tmp_path / "moved"
+    assert run(exact).returncode == 0
+    kill(command(place, output, dropout=False), lambda: 6 in checkpoints(output), processes=first)
+    assert_unfinished(output)
+    done = run(command(place, output, dropout=False), processes=then)
+    assert done.returncode == 0, done.stderr
+    # Without dropout the weights are a function of the batches alone.
+    assert_same(tmp_path / "whole", output, atol=2e-5)
 
 
 def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "stopped"
     child = subprocess.Popen(
-        [sys.executable, "-m", "diffcse", *command(place, output)],
+        started(command(place, output)),
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
     )
-    _wait_for_step(output, 4, child)
+    until = time.monotonic() + PATIENCE
+    while logged(output) < 4:
+        assert child.poll() is None and time.monotonic() < until, "the run ended before it could be stopped"
+        time.sleep(0.002)
     child.send_signal(signal.SIGINT)
     _, told = child.communicate(timeout=120)
     assert child.returncode == 130
@@ -284,6 +286,24 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
         train([place / "text.txt"], tmp_path / "m", config)
 
 
+def test_a_run_leaves_the_process_as_it_was(place: Path, tmp_path: Path) -> None:
+    networks = {"encoder": str(place / "encoder-dropout"), "generator": str(place / "generator-dropout")}
+    small = torch.tensor([1e-310], dtype=torch.float64)
+    before = random.getstate(), str(np.random.get_state()), torch.get_rng_state()  # noqa: NPY002
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    variables = dict(os.environ)
+    outputs = {"m": 2, "refused": 2}
+    for name, steps in outputs.items():
+        config = build(**networks, batch_size=8 if name == "m" else 100, max_steps=steps)
+        with pytest.raises(UserError) if name == "refused" else contextlib.nullcontext():
+            train(place / "text.txt", str(tmp_path / name), config, cache_dir=place / "cache")
+        assert float(small.mul(1.0)) == 1e-310  # such numbers are not taken for 0
+        assert before[:2] == (random.getstate(), str(np.random.get_state()))  # noqa: NPY002
+        assert torch.equal(before[2], torch.get_rng_state())
+        assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert variables == dict(os.environ)
+
+
 def test_positions_leave_out_those_that_are_kept_for_padding() -> None:
     assert [positions(tiny.mlm(kind)) for kind in ("bert", "distilbert", "roberta")] == [64, 64, 63]  # padding id 0
 
@@ -291,22 +311,6 @@ def test_positions_leave_out_those_that_are_kept_for_padding() -> None:
 def test_too_short_text_has_no_label_free_score() -> None:
     with pytest.raises(UserError, match="select_by must be stsb or last where fewer than two sentences have 4 words"):
         label_free(["a b c d e", "a b", "a"], seed=0)
-
-
-@pytest.mark.parametrize(("scores", "best"), [([math.nan, 0.5], 2), ([0.5, math.nan], 1), ([math.nan, math.nan], None)])
-def test_nan_is_never_best(tmp_path: Path, scores: list[float], best: int | None) -> None:
-    keep = KeepBest(
-        tmp_path / "best.safetensors",
-        metric="m",
-        score=iter(scores).__next__,
-        state=lambda: {"w": torch.ones(1)},
-        every_steps=1,
-        report=lambda logs: None,
-    )
-    for step in (1, 2):
-        keep.on_step_end(None, TrainerState(global_step=step, max_steps=2), TrainerControl())
-    kept = read_best(keep.path)
-    assert (kept and kept.step) == best
 
 
 def test_a_generator_of_another_vocabulary_is_refused_before_anything_else(place: Path, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from transformers import TrainerCallback, TrainingArguments
 from diffcse.config import build
 from diffcse.errors import NonFiniteLoss
 from diffcse.training.batches import Collator, Examples
-from diffcse.training.criteria import KeepBest, WatchForCollapse, alignment, label_free_score, read_best, uniformity
-from diffcse.training.trainer import COMPLETE, EpochOrder, MetricsFile, SafeTrainer, last_checkpoint
+from diffcse.training.callbacks import MetricsFile, WatchForCollapse
+from diffcse.training.criteria import Criterion, alignment, label_free_score, uniformity
+from diffcse.training.keep_weights import KeepWeights, Kept
+from diffcse.training.trainer import COMPLETE, EpochOrder, SafeTrainer, last_checkpoint
 from tests import tiny
 from tests.method.test_model import model as build_model
 
@@ -74,7 +76,7 @@ def test_evaluation_is_in_eval_mode_and_moves_nothing(tmp_path: Path) -> None:
     seen: list[tuple[bool, bool]] = []
     run = trainer(tmp_path)
 
-    def score() -> float:
+    def score(encode: Any) -> float:
         before = {name: value.clone() for name, value in run.module.state_dict().items()}
         run.module.eval()
         ids = torch.tensor([[[2, 6, 7, 3]]])
@@ -83,23 +85,15 @@ def test_evaluation_is_in_eval_mode_and_moves_nothing(tmp_path: Path) -> None:
         seen.append((torch.equal(*pair), all(torch.equal(before[k], v) for k, v in run.module.state_dict().items())))
         return float(len(seen))
 
-    best = KeepBest(
-        tmp_path / "best.safetensors",
-        metric="m",
-        score=score,
-        state=run.saved_state,
-        every_steps=2,
-        report=run.log,
-    )
+    criterion = Criterion(name="m", score=score)
+    best = KeepWeights(run, tmp_path, count=1, which="best", every_steps=2, encoder=run.module, criterion=criterion)
     trained_again: list[bool] = []
     run.add_callback(best)
     run.add_callback(Spy(lambda model, state: trained_again.append(model.training)))
     run.train()
     assert seen == [(True, True), (True, True)]
     assert trained_again == [True] * 4
-    found = read_best(tmp_path / "best.safetensors")
-    assert found is not None
-    assert (found.step, found.score, found.metric) == (4, 2.0, "m")
+    assert best.load() == Kept(steps=(4,), score=2.0, metric="m")
 
 
 class Poison(TrainerCallback):

@@ -15,6 +15,9 @@ def pretrain(
     sources: SOURCES,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", show_default=False)],
     column: Annotated[str | None, typer.Option(help="Column of a table that holds the text.")] = None,
+    documents: Annotated[
+        bool, typer.Option("--documents", help="Read the sources as documents (folders, .md, .html and so on too).")
+    ] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder for the text that was read.")] = None,
     **given: Any,
 ) -> None:
@@ -27,13 +30,19 @@ def pretrain(
     from diffcse.pretraining.mlm import pretrain as run
     from diffcse.progress import make_console, say
     from diffcse.text.dataset import read_texts
+    from diffcse.text.documents import read_documents
 
     quiet_libraries()
 
     console = make_console()
-    rows, read = read_texts(sources, columns=[column] if column else None, cache_dir=cache)
-    say(console, read.summary())
-    run(rows["text0"], output, config, console=console)
+    if documents:
+        corpus = read_documents(sources, column=column, cache_dir=cache)
+        say(console, "\n".join(corpus.counts.lines()))
+        run(corpus.dataset, output, config, console=console)
+    else:
+        rows, read = read_texts(sources, columns=[column] if column else None, cache_dir=cache)
+        say(console, read.summary())
+        run(rows["text0"], output, config, console=console)
     say(console, f"model in {output}")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,64 +34,65 @@ class Unchanged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repetition:
-    """Some tokens twice, so that length is no sign of sameness (ESimCSE; Wu et al., 2022, section 3.1).
+class TokenView:
+    """What the views that change tokens share.
 
-    The number of repeated tokens is uniform between 0 and max(2, ratio * tokens); they are drawn without replacement.
+    Attributes:
+        ratio: how much is changed, 0 to 1.
+        special_ids: ids that never are.
     """
 
     ratio: float
     special_ids: NDArray[np.int64]
 
+    def words(self, ids: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Places of the tokens that are not special."""
+        return np.flatnonzero(~np.isin(ids, self.special_ids))
+
+
+class Repetition(TokenView):
+    """Some tokens twice, so that length is no sign of sameness (ESimCSE; Wu et al., 2022, section 3.1).
+
+    The number of repeated tokens is uniform between 0 and max(2, ratio * tokens); they are drawn without replacement.
+    """
+
     def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """Longer by the repeated tokens."""
-        words = _ordinary(ids, self.special_ids)
+        words = self.words(ids)
         most = min(max(2, int(self.ratio * len(words))), len(words))
         count = int(uniform[0, 1] * (most + 1))
         twice = words[np.argsort(uniform[words, 0], kind="stable")[:count]]
         return np.insert(ids, twice, ids[twice])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cropping:
+class Cropping(TokenView):
     """One span of the sentence, the rest cut off at both ends."""
-
-    ratio: float
-    special_ids: NDArray[np.int64]
 
     def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """Shorter by `ratio` of its ordinary tokens, rounded down; at least one is kept."""
-        words = _ordinary(ids, self.special_ids)
+        words = self.words(ids)
         cut = min(int(self.ratio * len(words)), max(len(words) - 1, 0))
         first = int(uniform[0, 1] * (cut + 1))
         outside = np.concatenate([words[:first], words[len(words) - (cut - first) :]])
         return np.delete(ids, outside)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deletion:
+class Dropping(TokenView):
     """Some tokens removed, each with probability `ratio`; at least one ordinary token stays."""
-
-    ratio: float
-    special_ids: NDArray[np.int64]
 
     def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """Shorter by the removed tokens."""
-        words = _ordinary(ids, self.special_ids)
+        words = self.words(ids)
         gone = words[uniform[words, 0] < self.ratio]
         return np.delete(ids, gone[1:] if len(gone) == len(words) else gone)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shuffling:
+class Shuffling(TokenView):
     """Some tokens, each chosen with probability `ratio`, change places among themselves."""
-
-    ratio: float
-    special_ids: NDArray[np.int64]
 
     def __call__(self, ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """The same tokens in another order."""
-        words = _ordinary(ids, self.special_ids)
+        words = self.words(ids)
         moved = words[uniform[words, 0] < self.ratio]
         out = ids.copy()
         out[moved] = ids[moved[np.argsort(uniform[moved, 1], kind="stable")]]
@@ -99,13 +101,13 @@ class Shuffling:
 
 def build_view(config: ViewConfig, special_ids: NDArray[np.int64]) -> View:
     """The view that the settings name."""
-    ratio = config.view_ratio
+    settings: dict[str, Any] = {"ratio": config.view_ratio, "special_ids": special_ids}
     kinds: dict[str, View] = {
         "dropout": Unchanged(),
-        "repetition": Repetition(ratio=ratio, special_ids=special_ids),
-        "cropping": Cropping(ratio=ratio, special_ids=special_ids),
-        "deletion": Deletion(ratio=ratio, special_ids=special_ids),
-        "shuffling": Shuffling(ratio=ratio, special_ids=special_ids),
+        "repetition": Repetition(**settings),
+        "cropping": Cropping(**settings),
+        "deletion": Dropping(**settings),
+        "shuffling": Shuffling(**settings),
         "neighbours": Unchanged(),  # the spans are two texts already; a document of one sentence is seen twice
     }
     return kinds[config.view]
@@ -151,8 +153,3 @@ def views(columns: Sequence[NDArray[np.int64]], view: View, uniform: NDArray[np.
     [3, 4]
     """
     return [columns[0], view(columns[0], uniform)] if len(columns) == 1 else list(columns)
-
-
-def _ordinary(ids: NDArray[np.int64], special_ids: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Places of the tokens that are not special."""
-    return np.flatnonzero(~np.isin(ids, special_ids))

@@ -11,8 +11,25 @@ from diffcse.errors import UserError
 from diffcse.settings import Checked
 
 
+class _Network(Checked):
+    """What the settings of both kinds of start are checked for alike."""
+
+    hidden_size: int
+    heads: int
+    held_out: int
+    seed: int
+
+    def _check_network(self, *positive: str) -> None:
+        for name in positive:
+            self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
+        multiple = self.hidden_size % self.heads == 0
+        self._need("hidden_size", multiple, f"a multiple of heads ({self.heads})", "change it")
+        self._need("held_out", self.held_out >= 0, "at least 0", "use 0 to hold nothing back")
+        self._need("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1", "use a small whole number")
+
+
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(Checked):
+class PretrainConfig(_Network):
     """Size and schedule of a small masked language model.
 
     With `encoder` the network is there already and its sizes are left out here; `pretrain_config` gives the schedule
@@ -55,17 +72,11 @@ class PretrainConfig(Checked):
 
     def _check(self) -> None:
         sizes = ("vocab_size", "hidden_size", "layers", "heads", "intermediate_size", "batch_tokens", "total_tokens")
-        for name in (*sizes, "checkpoint_every_steps"):
-            self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
+        self._check_network(*sizes, "checkpoint_every_steps")
         self._need("max_length", self.max_length >= 3, "at least 3", "text needs [CLS], a word and [SEP]")
         self._need("learning_rate", self.learning_rate > 0, "greater than 0", "use 1e-4 to 1e-3")
         for name in ("warmup_ratio", "decay_ratio"):
             self._need(name, 0 <= getattr(self, name) <= 1, "between 0 and 1", "leave it at its default")
-        self._need("held_out", self.held_out >= 0, "at least 0", "use 0 to train on everything")
-        self._need("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1", "use a small whole number")
-        self._need(
-            "hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it"
-        )
         self._need("mask_ratio", 0 < self.mask_ratio < 1, "between 0 and 1", "use 0.15 to 0.3")
         self._need("vocab_size", self.vocab_size <= 65_536, "at most 65536", "token ids are kept in 16 bits")
         for name, value in _SIZES.items() if self.encoder else ():
@@ -102,7 +113,7 @@ def pretrain_config(**overrides: Any) -> PretrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CooccurConfig(Checked):
+class CooccurConfig(_Network):
     """An encoder to start from, made of word co-occurrence."""
 
     tokenizer: str = BUNDLED
@@ -142,19 +153,13 @@ class CooccurConfig(Checked):
     """Seed of the factorisation and of the layers' weights."""
 
     def _check(self) -> None:
-        for name in ("narrow_window", "layers", "heads", "intermediate_size", "max_length"):
-            self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
+        self._check_network("narrow_window", "layers", "heads", "intermediate_size", "max_length")
         self._need("hidden_size", self.hidden_size >= 8, "at least 8", "use 256 to 768")
         self._need("heads", self.heads % 2 == 0 or self.redundancy == 0, "even", "use 2, or redundancy 0")
         for name in ("spelling", "redundancy"):
             self._need(name, getattr(self, name) >= 0, "at least 0", "use 1, or 0 to leave it out")
         self._need("continuation_weight", 0 <= self.continuation_weight <= 1, "between 0 and 1", "use 0.5")
-        self._need(
-            "hidden_size", self.hidden_size % self.heads == 0, f"a multiple of heads ({self.heads})", "change it"
-        )
         least = self.narrow_window
         self._need("broad_window", self.broad_window >= least, f"at least narrow_window ({least})", "use 5 to 20")
         self._need("context_smoothing", 0 < self.context_smoothing <= 1, "above 0 and at most 1", "use 0.75")
         self._need("frequency_scale", self.frequency_scale > 0, "greater than 0", "use 1e-4 to 1e-2")
-        self._need("held_out", self.held_out >= 0, "at least 0", "use 2000")
-        self._need("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1", "use a small whole number")

@@ -83,18 +83,21 @@ def save_start(start: Start, folder: Path, extra: dict[str, bytes]) -> None:
     save_folder(start.model, folder, {**both, **extra})
 
 
-def passages(documents: Any, tokenizer: Any, max_length: int) -> list[str]:
-    """Texts of about `max_length` tokens at most: consecutive sentences of one document.
+def texts_of(documents: Any, tokenizer: Any | None, max_length: int) -> list[str]:
+    """Texts of about `max_length` tokens at most, consecutive sentences of one document; without a tokenizer sentences.
 
     Args:
         documents: a dataset with the column `sentences`.
-        tokenizer: counts the tokens.
+        tokenizer: counts the tokens; None where it is still to be made.
         max_length: tokens of a text, special ones included.
     """
-    room = max_length - tokenizer.num_special_tokens_to_add()
     texts: list[str] = []
     for batch in documents.with_format(None).iter(1000):
         for sentences in batch["sentences"]:
+            if tokenizer is None:
+                texts += sentences
+                continue
+            room = max_length - tokenizer.num_special_tokens_to_add()
             lengths = [len(ids) for ids in tokenizer(sentences, add_special_tokens=False)["input_ids"]]
             texts += _packed(sentences, lengths, room)
     return texts

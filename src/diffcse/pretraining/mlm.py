@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,15 +35,16 @@ from transformers import (
 )
 
 from diffcse.errors import Interrupted, UserError
-from diffcse.files import json_bytes, move_into
+from diffcse.files import json_bytes, move_into, replace_folder, write_json
 from diffcse.kernels.memory import freed_memory_kept
 from diffcse.method.masking import IGNORE, mask_tokens, uniforms
 from diffcse.pretraining.config import PretrainConfig
-from diffcse.pretraining.continued import load_start, logits_at, save_start
+from diffcse.pretraining.continued import load_start, logits_at, save_start, texts_of
+from diffcse.training.callbacks import GracefulStop, MetricsFile
+from diffcse.training.checks import positions
 from diffcse.training.display import LiveDisplay
 from diffcse.training.run_folder import RunFolder
-from diffcse.training.train import positions
-from diffcse.training.trainer import GracefulStop, MetricsFile, SafeTrainer
+from diffcse.training.trainer import SafeTrainer
 
 _JOIN_EVERY = 32
 _JOINED = 4
@@ -191,10 +193,10 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> BertTokenizer:
 def own_tokenizer(folder: Path, sentences: Sequence[str], vocab_size: int) -> BertTokenizer:
     """The run's tokenizer, learnt once: training breaks ties at random, so a resumed run must not repeat it."""
     if not (folder / "tokenizer.json").is_file():
-        beside = folder.with_suffix(".part")
-        shutil.rmtree(beside, ignore_errors=True)
-        train_tokenizer(sentences, vocab_size).save_pretrained(beside)
-        beside.rename(folder)
+        part = folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        train_tokenizer(sentences, vocab_size).save_pretrained(part)
+        replace_folder(part, folder)
     return BertTokenizer.from_pretrained(folder)
 
 
@@ -211,12 +213,12 @@ def join_some(sentences: list[str]) -> list[str]:
     return joined
 
 
-def tokenise_lines(sentences: list[str], tokenizer: Any, max_length: int) -> TokenisedLines:
-    """Token ids of all sentences, some joined, cut at `max_length` tokens."""
+def tokenise_lines(sentences: list[str], tokenizer: Any, max_length: int, *, join: bool = True) -> TokenisedLines:
+    """Token ids of all sentences, some of them joined, cut at `max_length` tokens."""
     kind: Any = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
     parts = [np.empty(0, dtype=kind)]  # no sentences, no tokens
     lengths: list[int] = []
-    texts = join_some(sentences)
+    texts = join_some(sentences) if join else sentences
     for start in range(0, len(texts), 10_000):
         batch = tokenizer(texts[start : start + 10_000], truncation=True, max_length=max_length)["input_ids"]
         lengths += [len(row) for row in batch]
@@ -259,7 +261,11 @@ class HeldOut:
 
 
 def pretrain(
-    sentences: Sequence[str], output: str | Path, config: PretrainConfig, *, console: Console | None = None
+    sentences: Sequence[str] | datasets.Dataset,
+    output: str | Path,
+    config: PretrainConfig,
+    *,
+    console: Console | None = None,
 ) -> HeldOut:
     """Make a tokenizer and a masked language model from `sentences`, or continue from `config.encoder`.
 
@@ -267,7 +273,8 @@ def pretrain(
     is returned and written to `held_out.json`.
 
     Args:
-        sentences: plain text, one sentence each.
+        sentences: plain text, one sentence each; or documents, a dataset with the column `sentences`, whose
+            consecutive sentences are joined to texts of about `config.max_length` tokens if there is an encoder.
         output: folder for the model; `checkpoints/` and `metrics.jsonl` are kept in it.
         config: size and schedule.
         console: where progress is shown; None shows nothing.
@@ -276,12 +283,11 @@ def pretrain(
         UserError: for too little text, or a folder that holds something else.
         Interrupted: after Ctrl-C or SIGTERM; the checkpoint is written and there is no model yet.
     """
-    if len(sentences) <= config.held_out:
-        raise UserError("text", f"more than {config.held_out} sentences (held_out)", len(sentences), "lower held_out")
+    documents = isinstance(sentences, datasets.Dataset)
     run = RunFolder.look(
         Path(output),
         dataclasses.asdict(config),
-        [f"{len(sentences)} sentences"],
+        [f"{len(sentences)} {'documents' if documents else 'sentences'}"],
         may_change=() if config.encoder else ("total_tokens", "decay_ratio"),
         defaults=dataclasses.asdict(PretrainConfig()),
     )
@@ -289,17 +295,25 @@ def pretrain(
     if start is not None and config.max_length > positions(start.mlm):
         rule = f"at most {positions(start.mlm)}, the positions of encoder {config.encoder}"
         raise UserError("max_length", rule, config.max_length, "lower it")
+    texts = texts_of(sentences, start.tokenizer if start else None, config.max_length) if documents else sentences
+    if len(texts) <= config.held_out:
+        raise UserError("text", f"more than {config.held_out} sentences (held_out)", len(texts), "lower held_out")
     run.claim()
     torch.set_flush_denormal(True)
-    train_on, held_out = list(sentences[config.held_out :]), list(sentences[: config.held_out])
+    train_on, held_out = list(texts[config.held_out :]), list(texts[: config.held_out])
     tokenizer = start.tokenizer if start else own_tokenizer(run.checkpoints / "tokenizer", train_on, config.vocab_size)
     model = start.mlm if start else build_model(config, tokenizer)
-    trainer = _trainer(model, tokenise_lines(train_on, tokenizer, config.max_length), tokenizer, run, config, console)
+    # Texts of documents are long already; more of them in one would be cut off.
+    tokens, aside = (
+        tokenise_lines(each, tokenizer, config.max_length, join=not (documents and start))
+        for each in (train_on, held_out)
+    )
+    trainer = _trainer(model, tokens, tokenizer, run, config, console)
     with run.writing(), freed_memory_kept():
         trainer.train(resume_from_checkpoint=run.last_checkpoint())
         if trainer.state.global_step < trainer.state.max_steps:
             raise Interrupted(f"step {trainer.state.global_step}")
-        result = evaluate(model, tokenise_lines(held_out, tokenizer, config.max_length), tokenizer, config)
+        result = evaluate(model, aside, tokenizer, config)
         if start is None:
             save(model, tokenizer, run, result)
         else:
@@ -349,12 +363,12 @@ def evaluate(model: PreTrainedModel, data: TokenisedLines, tokenizer: Any, confi
 def save(model: PreTrainedModel, tokenizer: Any, run: RunFolder, result: HeldOut) -> None:
     """The model in half precision with its tokenizer; dropout is on again in its settings, for what comes after."""
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
-    beside = run.folder / ".model.part"
-    shutil.rmtree(beside, ignore_errors=True)
-    model.half().save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
-    (beside / "held_out.json").write_bytes(json_bytes(dataclasses.asdict(result)))
-    move_into(beside, run.folder)
+    part = run.folder / ".model.part"
+    shutil.rmtree(part, ignore_errors=True)
+    model.half().save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    write_json(part / "held_out.json", dataclasses.asdict(result))
+    move_into(part, run.folder)
     run.mark_finished(keep_checkpoints=True)  # a later run with more tokens goes on from them
 
 

@@ -1,27 +1,22 @@
-"""Choosing the checkpoint that is kept, with labels or without, and noticing a collapse early.
+"""What chooses the weights that are kept, with labels or without.
 
 Legend: `N` sentences, `H` hidden.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import load_file, save
-from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from diffcse.config import TrainingConfig
 from diffcse.errors import UserError
-from diffcse.files import write_atomic
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 Encode = Callable[[list[str]], NDArray[np.float32]]
 
@@ -32,6 +27,33 @@ class Criterion:
 
     name: str
     score: Callable[[Encode], float]
+
+    def of(self, encoder: SentenceTransformer) -> float:
+        """The score of a model."""
+        return self.score(lambda texts: np.asarray(encoder.encode(texts, batch_size=64, show_progress_bar=False)))
+
+
+def choose_criterion(config: TrainingConfig, labelled: Criterion | None, sentences: Sequence[str]) -> Criterion | None:
+    """What chooses the checkpoint, or None to keep the last one.
+
+    Args:
+        config: says by what.
+        labelled: what there are data for.
+        sentences: the run's own text, for the criterion without labels.
+
+    Raises:
+        UserError: a choice that nothing here can make.
+    """
+    if config.select_by == "label-free":
+        return label_free(list(sentences), config.seed)
+    if config.select_by == "stsb" and labelled is None:
+        do = "add --senteval FOLDER or use label-free"
+        raise UserError("select_by stsb", "given with STS-B dev data", "no data", do)
+    best_of = config.average_checkpoints and config.average_which == "best"
+    if config.select_by == "auto" and labelled is None and best_of:
+        do = "use select_by label-free, or add --senteval FOLDER"
+        raise UserError("average_which", "last where nothing tells which step is best", "best", do)
+    return None if config.select_by == "last" else labelled
 
 
 _SHORTEST_FOR_VIEWS = 4
@@ -92,127 +114,3 @@ def _shortened(words: list[str], rng: np.random.Generator) -> str:
     keep = rng.random(len(words)) >= _DROPPED_WORDS
     kept = [word for word, k in zip(words, keep, strict=True) if k]
     return " ".join(kept or words)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Best:
-    """The best checkpoint so far.
-
-    Attributes:
-        step: optimiser step it was taken at.
-        score: value of the criterion.
-        metric: name of the criterion.
-    """
-
-    step: int
-    score: float
-    metric: str
-
-    def describe(self) -> str:
-        """In words.
-
-        >>> Best(step=250, score=0.8, metric="stsb").describe()
-        'step 250, stsb 0.8000'
-        """
-        return f"step {self.step}, {self.metric} {self.score:.4f}"
-
-
-def due(state: TrainerState, every_steps: int) -> bool:
-    """Whether this step is one that is evaluated: every so many, and the last."""
-    return state.global_step % every_steps == 0 or state.global_step == state.max_steps
-
-
-class KeepBest(TrainerCallback):
-    """Scores the encoder every so many steps and keeps the weights of the best.
-
-    The file holds weights, step and score together and is replaced whole, so a killed run finds a true pair. On
-    resume a best from after the checkpoint stays: the run reaches the same step again with the same score.
-
-    Args:
-        path: the file for the best weights.
-        metric: name of the criterion, for the log.
-        score: computes it; called in eval mode.
-        state: gives the weights to keep.
-        every_steps: steps between two scores; the last step is scored too.
-        report: called with {metric: score}.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        metric: str,
-        score: Callable[[], float],
-        state: Callable[[], dict[str, Any]],
-        every_steps: int,
-        report: Callable[[dict[str, float]], None],
-    ) -> None:
-        self.path, self.metric, self.every_steps = path, metric, every_steps
-        self.score, self.state, self.report = score, state, report
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Score, and keep the weights if they are better than the best so far."""
-        if not due(state, self.every_steps) or not state.is_world_process_zero:
-            return
-        value = self.score()
-        best = read_best(self.path)
-        # Not `value > best.score`: a NaN must never be best, nor stay best where an older version kept one.
-        if math.isfinite(value) and (best is None or not value <= best.score):
-            about = {"step": str(state.global_step), "score": repr(value), "metric": self.metric}
-            write_atomic(self.path, save({k: v.contiguous() for k, v in self.state().items()}, metadata=about))
-        self.report({self.metric: value})
-
-
-def read_best(path: Path) -> Best | None:
-    """What the file of the best weights says of itself; None without one."""
-    if not path.is_file():
-        return None
-    with safe_open(path, framework="pt") as file:
-        about = file.metadata()
-    return Best(step=int(about["step"]), score=float(about["score"]), metric=about["metric"])
-
-
-def load_best(path: Path) -> dict[str, Any]:
-    """The best weights."""
-    return load_file(path)
-
-
-class WatchForCollapse(TrainerCallback):
-    """Says in words, once each, when training goes where no good model comes from."""
-
-    def __init__(self) -> None:
-        self.said: set[str] = set()
-        self.before: set[str] = set()
-
-    def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        """Look at one training line; a sign counts when seen twice in a row, since the first steps may be odd."""
-        if not logs or "loss" not in logs:
-            return
-        signs = _signs(logs)
-        for sign in (signs.keys() & self.before) - self.said:
-            self.said.add(sign)
-            if state.is_world_process_zero:
-                log.warning("step %d: %s", state.global_step, signs[sign])
-        self.before = set(signs)
-
-
-def _signs(logs: dict[str, Any]) -> dict[str, str]:
-    signs = {}
-    if logs.get("negative_cosine", 0.0) > 0.95:
-        signs["collapse"] = (
-            f"different sentences have cosine {logs['negative_cosine']:.3f}: the embeddings collapse to one point; "
-            "lower the learning rate or the temperature, or use projector bn"
-        )
-    if logs.get("replaced_share", 0.1) < 0.005:
-        signs["no edits"] = (
-            f"only {logs['replaced_share']:.2%} of the tokens are replaced: the discriminator has nothing to find; "
-            "raise mask_ratio or use a weaker generator"
-        )
-    if logs.get("replaced_share", 0.1) > 0.9:
-        signs["all edited"] = (
-            f"{logs['replaced_share']:.2%} of the tokens are replaced: the generator does not know this text; use "
-            "one that was trained on it"
-        )
-    return signs

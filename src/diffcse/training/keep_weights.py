@@ -1,37 +1,41 @@
-"""The plain mean of the encoder's weights over several evaluations of one run (Izmailov et al., 2018).
+"""Which weights a run keeps: those of the best evaluation, or the plain mean of several (Izmailov et al., 2018).
 
-Each evaluation that counts leaves a file beside the checkpoints. What a resumed run finds there must be what the run
-had when it wrote the checkpoint: files that are newer are dropped, and none that the checkpoint's mean is made of goes
-before the next checkpoint is complete. So up to twice as many files wait as the mean has terms.
+The best is the mean of one term. Each evaluation that counts leaves a file next to the checkpoints. What a resumed run
+finds there must be what the run had when it wrote the checkpoint: files that are newer are dropped, and none that the
+checkpoint's mean is made of goes before the next checkpoint is complete. So up to twice as many files wait as the mean
+has terms.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from diffcse.errors import UserError
 from diffcse.files import write_atomic
-from diffcse.training.criteria import due
+from diffcse.training.averages import averaged
+from diffcse.training.criteria import Criterion
 from diffcse.training.trainer import last_checkpoint
 
 Which = Literal["last", "best"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mean:
-    """A mean over evaluations that is kept as the model.
+class Kept:
+    """The weights that a run kept: of one step, or the mean over several.
 
     Attributes:
-        steps: optimiser steps that its terms were taken at.
-        score: the criterion's value of the mean itself; None without a criterion.
+        steps: optimiser steps that they were taken at.
+        score: the criterion's value of these weights; None without a criterion.
         metric: name of the criterion.
     """
 
@@ -42,11 +46,12 @@ class Mean:
     def describe(self) -> str:
         """In words.
 
-        >>> Mean(steps=(4, 8)).describe()
-        'mean of steps 4, 8'
+        >>> Kept(steps=(250,), score=0.8, metric="stsb").describe(), Kept(steps=(4, 8)).describe()
+        ('step 250, stsb 0.8000', 'mean of steps 4, 8')
         """
         scored = "" if self.score is None else f", {self.metric} {self.score:.4f}"
-        return f"mean of steps {', '.join(map(str, self.steps))}{scored}"
+        steps = ", ".join(map(str, self.steps))
+        return f"step {steps}{scored}" if len(self.steps) == 1 else f"mean of steps {steps}{scored}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,21 +69,121 @@ class Term:
     score: float
 
 
+class Run(Protocol):
+    """What the callback needs of a trainer."""
+
+    module: nn.Module
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the module."""
+        ...
+
+    def report(self, logs: dict[str, float]) -> None:
+        """Log a line between two steps."""
+        ...
+
+
+class KeepWeights(TrainerCallback):
+    """Scores the encoder every so many steps, and keeps the weights of the last or the best evaluations.
+
+    Args:
+        run: the trainer.
+        folder: the run's folder of checkpoints.
+        count: terms of the mean; 1 keeps one step.
+        which: the last or the best evaluations; a score that is not finite is never among the best.
+        every_steps: steps between two evaluations; the last step is one too.
+        encoder: what is scored: the module's encoder with its pooling.
+        criterion: the score; None without one.
+        parts: first words of the names of the weights that are kept.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        folder: Path,
+        *,
+        count: int,
+        which: Which,
+        every_steps: int,
+        encoder: SentenceTransformer,
+        criterion: Criterion | None,
+        parts: tuple[str, ...] = ("encoder.",),
+    ) -> None:
+        self.run, self.folder, self.count, self.which, self.every_steps = run, folder, count, which, every_steps
+        self.encoder, self.criterion, self.parts = encoder, criterion, parts
+
+    def on_train_begin(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Drop what is newer than the checkpoint that the run resumes from, and halves that a kill left."""
+        if not state.is_world_process_zero:
+            return
+        if any(self.folder.glob("mean-*.safetensors")):
+            do = "finish it with that version, or choose another folder"
+            raise UserError(f"output {self.folder.parent}", "a run of this version", "a mean of an earlier one", do)
+        newer = [term.path for term in waiting(self.folder) if term.step > state.global_step]
+        for path in [*newer, *self.folder.glob(".kept-*.part")]:
+            path.unlink()
+
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Evaluate, and keep the weights if they count."""
+        due = state.global_step % self.every_steps == 0 or state.global_step == state.max_steps
+        if not due or not state.is_world_process_zero:
+            return
+        with averaged(self.run.module):
+            score = self.score()
+            path = self.folder / f"kept-{state.global_step}.safetensors"
+            now = Term(path=path, step=state.global_step, score=score)
+            if now in chosen([*waiting(self.folder), now], self.count, self.which):
+                about = {"step": str(now.step), "score": repr(score)}
+                weights = {k: v.contiguous() for k, v in self.run.saved_state().items() if k.startswith(self.parts)}
+                write_atomic(path, save(weights, metadata=about))
+        self._drop()
+        if self.criterion is not None:
+            self.run.report({self.criterion.name: score})
+
+    def score(self) -> float:
+        """The criterion's value of the encoder as it is; NaN without a criterion."""
+        return math.nan if self.criterion is None else self.criterion.of(self.encoder)
+
+    def terms(self) -> list[Term]:
+        """What is kept so far."""
+        return chosen(waiting(self.folder), self.count, self.which)
+
+    def load(self) -> Kept | None:
+        """Put the kept weights into the module, and say which they are; None if no evaluation counts."""
+        terms = self.terms()
+        if not terms:
+            return None
+        self.run.module.load_state_dict(mean_weights(terms), strict=False)
+        steps = tuple(term.step for term in terms)
+        if self.criterion is None:
+            return Kept(steps=steps)
+        score = terms[0].score if len(terms) == 1 else self.score()
+        return Kept(steps=steps, score=score, metric=self.criterion.name)
+
+    def _drop(self) -> None:
+        """Keep what counts now and what counted at the newest complete checkpoint."""
+        checkpoint = last_checkpoint(self.folder)
+        saved = 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
+        terms = waiting(self.folder)
+        before = chosen([term for term in terms if term.step <= saved], self.count, self.which)
+        needed = {term.path for term in [*self.terms(), *before]}
+        for term in terms:
+            if term.path not in needed:
+                term.path.unlink()
+
+
 def chosen(terms: Iterable[Term], count: int, which: Which) -> list[Term]:
     """The `count` last or best of some evaluations, in the order of their steps; of equal scores the earlier one."""
-
-    def rank(term: Term) -> tuple[float, int]:
-        if which == "last":
-            return 0.0, -term.step
-        return (math.inf if math.isnan(term.score) else -term.score), term.step
-
-    return sorted(sorted(terms, key=rank)[:count], key=lambda term: term.step)
+    if which == "last":
+        return sorted(terms, key=lambda term: term.step)[-count:]
+    best = sorted((term for term in terms if math.isfinite(term.score)), key=lambda term: (-term.score, term.step))
+    return sorted(best[:count], key=lambda term: term.step)
 
 
-def found(folder: Path) -> list[Term]:
-    """The evaluations whose weights wait in `folder`."""
+def waiting(folder: Path) -> list[Term]:
+    """The evaluations whose weights wait in `folder`; `best` is how an earlier version named its only one."""
     terms = []
-    for path in folder.glob("mean-*.safetensors"):
+    for path in [*folder.glob("kept-*.safetensors"), *folder.glob("best.safetensors")]:
         with safe_open(path, framework="pt") as file:
             about = file.metadata()
         terms.append(Term(path=path, step=int(about["step"]), score=float(about["score"])))
@@ -95,67 +200,3 @@ def mean_weights(terms: list[Term]) -> dict[str, Tensor]:
         for name in floating:
             sums[name] += state[name]
     return {**total, **{name: (value / len(terms)).to(total[name].dtype) for name, value in sums.items()}}
-
-
-class KeepForMean(TrainerCallback):
-    """Keeps the encoder's weights of the last or the best evaluations.
-
-    Args:
-        folder: the run's folder of checkpoints.
-        count: terms of the mean.
-        which: the last or the best evaluations.
-        every_steps: steps between two evaluations; the last step is one too.
-        state: gives the weights to keep.
-        score: computes the criterion; None without one.
-        report: called with each score.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        count: int,
-        which: Which,
-        every_steps: int,
-        state: Callable[[], dict[str, Any]],
-        score: Callable[[], float] | None,
-        report: Callable[[float], None],
-    ) -> None:
-        self.folder, self.count, self.which, self.every_steps = folder, count, which, every_steps
-        self.state, self.score, self.report = state, score, report
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Drop what is newer than the checkpoint that the run goes on from, and halves that a kill left."""
-        if state.is_world_process_zero:
-            newer = [term.path for term in found(self.folder) if term.step > state.global_step]
-            for path in [*newer, *self.folder.glob(".mean-*.part")]:
-                path.unlink()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Evaluate, and keep the weights if they count."""
-        if not due(state, self.every_steps) or not state.is_world_process_zero:
-            return
-        score = math.nan if self.score is None else self.score()
-        path = self.folder / f"mean-{state.global_step}.safetensors"
-        now = Term(path=path, step=state.global_step, score=score)
-        if now in chosen([*found(self.folder), now], self.count, self.which):
-            about = {"step": str(now.step), "score": repr(score)}
-            write_atomic(path, save({name: value.contiguous() for name, value in self.state().items()}, metadata=about))
-        self._drop()
-        if self.score is not None:
-            self.report(score)
-
-    def terms(self) -> list[Term]:
-        """What the mean is made of so far."""
-        return chosen(found(self.folder), self.count, self.which)
-
-    def _drop(self) -> None:
-        """Keep what counts now and what counted at the newest complete checkpoint."""
-        checkpoint = last_checkpoint(self.folder)
-        saved = 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
-        waiting = found(self.folder)
-        before = chosen([term for term in waiting if term.step <= saved], self.count, self.which)
-        needed = {term.path for term in [*self.terms(), *before]}
-        for term in waiting:
-            if term.path not in needed:
-                term.path.unlink()

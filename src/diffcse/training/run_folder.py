@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import json
 import os
 import shutil
@@ -15,18 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
-from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from diffcse import __version__
 from diffcse.errors import UserError
-from diffcse.files import read_json, write_atomic
+from diffcse.files import digest, disk_errors, read_json, write_atomic, write_json
 from diffcse.training.trainer import last_checkpoint
 
 _RUN = "diffcse.json"
-_DISK = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)), "inline_container")
-"""What the errors of a disk say, each library's in a class of its own; the last is what torch.save makes of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +94,11 @@ class RunFolder:
         """
         if not _is_first():
             return
-        try:
+        with disk_errors(f"output {self.folder}", "choose another folder"):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if rows is not None and not self._text.is_file():
-                write_atomic(self._text, _json({"sha256": _text_digest(rows), "rows": len(rows)}))
-            write_atomic(self.folder / _RUN, _json(self.about))
-        except OSError as error:
-            raise UserError(f"output {self.folder}", "writable", error.strerror, "choose another folder") from error
+                write_json(self._text, {"sha256": _text_digest(rows), "rows": len(rows)})
+            write_json(self.folder / _RUN, self.about)
         last_checkpoint(self.checkpoints, remove_broken=True)
 
     def release(self) -> None:
@@ -123,11 +116,6 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints that a killed run resumes from."""
         return self.folder / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        """File with the weights of the best step."""
-        return self.checkpoints / "best.safetensors"
 
     @property
     def metrics(self) -> Path:
@@ -151,9 +139,11 @@ class RunFolder:
         """
         if not _is_first() or not self._text.is_file():
             return
-        if json.loads(self._text.read_text())["sha256"] != _text_digest(rows):
+        what = f"output {self.folder}"
+        former = read_json(self._text, what=what, do="choose another folder").get("sha256")
+        if former != _text_digest(rows):
             do = "give the text as it was, or choose another folder"
-            raise UserError(f"output {self.folder}", "an interrupted run on this text", "one on other text", do)
+            raise UserError(what, "an interrupted run on this text", "one on other text", do)
 
     def check_steps(self, steps: int) -> None:
         """Refuse to resume a run of another length: its learning rates were those of that length.
@@ -190,13 +180,9 @@ class RunFolder:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Turn a disk that fills up or goes read-only on the way into one line; the last checkpoint stays whole."""
-        try:
+        do = "make room, then give the same command: it resumes from the last checkpoint"
+        with disk_errors(f"output {self.folder}", do):
             yield
-        except (OSError, RuntimeError, SafetensorError) as error:
-            if not any(words in str(error) for words in _DISK):
-                raise
-            do = "make room, then give the same command: it goes on from the last checkpoint"
-            raise UserError(f"output {self.folder}", "on a disk that can be written to", error, do) from error
 
     def save_training_state(self, state: dict[str, Tensor]) -> None:
         """Projector and discriminator beside the model, in `training/`."""
@@ -206,18 +192,15 @@ class RunFolder:
 
     def mark_finished(self, *, keep_checkpoints: bool = False) -> None:
         """Say that the model is whole, then drop what only an interrupted run needs."""
-        write_atomic(self.folder / _RUN, _json({**self.about, "finished": True}))
+        write_json(self.folder / _RUN, {**self.about, "finished": True})
         if not keep_checkpoints:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _former(self) -> dict[str, Any] | None:
         try:
-            found = json.loads((self.folder / _RUN).read_text())
+            return read_json(self.folder / _RUN, what=str(self.folder / _RUN), do="choose another output folder")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder / _RUN}", "readable", error, "choose another output folder") from error
-        return found if isinstance(found, dict) else {}
 
     def _check_same(self, former: dict[str, Any], may_change: Sequence[str]) -> None:
         if former.get("finished") and (not may_change or former.get("settings") == self.about["settings"]):
@@ -251,7 +234,7 @@ def _existing(folder: Path) -> Path:
 
 def _text_digest(rows: Any) -> str:
     sample = [rows[i] for i in range(0, len(rows), max(1, len(rows) // 1000))]
-    return hashlib.sha256(json.dumps([len(rows), sample]).encode()).hexdigest()
+    return digest([len(rows), sample])
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
@@ -270,7 +253,3 @@ def _with_defaults(about: dict[str, Any], defaults: dict[str, Any]) -> dict[str,
 
 def _without(about: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in about.get("settings", {}).items() if name not in names}
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()

@@ -34,7 +34,7 @@ class DocumentReport:
     """What the reader left out or changed, a sentence each."""
 
     def summary(self) -> str:
-        """The report in one line.
+        """The report, each thing that the reader did a line.
 
         >>> DocumentReport(kept=1200, single=1).summary()
         '1,200 documents; 1 of a single sentence, which is seen twice (view dropout)'
@@ -42,7 +42,7 @@ class DocumentReport:
         parts = [f"{self.kept:,} documents"]
         if self.single:
             parts.append(f"{self.single:,} of a single sentence, which is seen twice (view dropout)")
-        return "; ".join([*parts, *self.lines])
+        return "\n".join(["; ".join(parts), *self.lines])
 
 
 class Spans(Dataset[Example]):

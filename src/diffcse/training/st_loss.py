@@ -21,6 +21,8 @@ from diffcse.errors import UserError
 from diffcse.persistence.card import CITATION
 from diffcse.persistence.save import own_pooler
 from diffcse.training.batches import Collator, Example
+from diffcse.training.build import build_model
+from diffcse.training.checks import check_columns, check_positions
 from diffcse.training.networks import (
     Networks,
     check_tokenizer,
@@ -29,7 +31,6 @@ from diffcse.training.networks import (
     load_teacher,
     load_tokenizer,
 )
-from diffcse.training.train import build_model, check_columns, check_positions
 
 _NAME = "the SentenceTransformer"
 _TWO_LAYERS: tuple[Pooler, ...] = ("avg_top2", "avg_first_last")

@@ -1,4 +1,4 @@
-"""What every long run here shares: whole checkpoints, exact resume, a stop on bad numbers, metrics on disk.
+"""What every long run here shares: complete checkpoints, exact resume, a stop on bad numbers.
 
 `SafeTrainer` is `transformers.Trainer` with four additions. The order of examples is a function of (seed, epoch); a
 checkpoint counts only once it is complete; a non-finite loss stops the run before the optimiser step; and what the
@@ -7,11 +7,7 @@ model reports beside its loss is averaged between two log lines without a device
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from diffcse.errors import NonFiniteLoss
-from diffcse.files import json_line, write_atomic
+from diffcse.files import fsync_folder, write_json
 
 COMPLETE = "complete.json"
 """Written last into a checkpoint; a checkpoint without it is half-written and is never resumed from."""
@@ -159,8 +155,8 @@ class SafeTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            _sync_folder(folder)
-            write_atomic(folder / COMPLETE, json.dumps({"step": self.state.global_step}).encode())
+            fsync_folder(folder)
+            write_json(folder / COMPLETE, {"step": self.state.global_step})
 
 
 def untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -198,12 +194,6 @@ def last_checkpoint(folder: Path, *, remove_broken: bool = False) -> Path | None
     return None
 
 
-def _sync_folder(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
 class _FollowEpoch(TrainerCallback):
     # Under DDP with a resume in the middle of an epoch, Accelerate's set_epoch does not reach our sampler through the
     # two wrappers around it, so the epoch is set here, from the trainer's own state.
@@ -228,60 +218,3 @@ class _StopOnBadNumbers(TrainerCallback):
                 f"every term of the loss must be finite; got {' and '.join(bad)} not finite at step {step}; lower the "
                 f"learning rate or look at the batch; the weights from before step {step} are untouched"
             )
-
-
-class GracefulStop(TrainerCallback):
-    """Ctrl-C or a termination signal ends the run after the step, with a checkpoint; a second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.former: dict[int, Any] = {}
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Listen for the signals; only the main thread may."""
-        if threading.current_thread() is threading.main_thread():
-            self.former = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop with a checkpoint if asked to."""
-        if self.asked:
-            control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Give the signals back."""
-        for number, handler in self.former.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-class MetricsFile(TrainerCallback):
-    """Appends one JSON object a log line to `metrics.jsonl`; on resume, drops the lines after the checkpoint."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Keep the lines up to the step that the run starts from."""
-        if state.is_world_process_zero:
-            lines = self.path.read_text().splitlines() if self.path.exists() else []
-            kept = [line for line in lines if _step_of(line) <= state.global_step and state.global_step > 0]
-            write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
-
-    def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        """Append one line."""
-        if state.is_world_process_zero and logs:
-            with self.path.open("a") as file:
-                file.write(json_line({"step": state.global_step, **logs}) + "\n")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # a line cut off by a kill
-        return float("inf")

@@ -1,0 +1,68 @@
+"""Runs that are killed while they work, and the proof that they were."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PATIENCE = 120
+"""Seconds until a run that does not get where it should be is an error of the test."""
+
+
+def environment() -> dict[str, str]:
+    """One thread and no network, so that bits can be compared."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def started(arguments: list[str], processes: int = 1) -> list[str]:
+    """The command line of `diffcse` in one process, or in several under torchrun."""
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return [sys.executable, "-m", *(torchrun if processes > 1 else []), "diffcse", *arguments]
+
+
+def run(arguments: list[str], *, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    command = started(arguments, processes)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
+
+
+def kill(arguments: list[str], when: Callable[[], bool], *, processes: int = 1) -> None:
+    """Start the command and end it with SIGKILL as soon as `when` says so; asserts that this is how it ended."""
+    child = subprocess.Popen(
+        started(arguments, processes),
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    until = time.monotonic() + PATIENCE
+    while not when():
+        assert child.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < until, "the run did not get where it was to be killed"
+        time.sleep(0.002)
+    os.killpg(child.pid, signal.SIGKILL)  # torchrun's processes too
+    assert child.wait() == -signal.SIGKILL, "the run ended before it was killed"
+
+
+def logged(output: Path) -> int:
+    """The newest step in a run's log; -1 before there is a log."""
+    file = output / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else None
+    return -1 if lines is None else max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+
+def checkpoints(output: Path) -> list[int]:
+    """Steps of the complete checkpoints."""
+    files = output.glob("checkpoints/checkpoint-*/complete.json")
+    return sorted(int(file.parent.name.removeprefix("checkpoint-")) for file in files)
+
+
+def assert_unfinished(output: Path) -> None:
+    """The run's folder says that there is more to do."""
+    assert not json.loads((output / "diffcse.json").read_text())["finished"]
