@@ -20,8 +20,6 @@ from diffcse.cli.similarity import similarity
 from diffcse.errors import UserError
 from tests import tiny
 
-pytest.importorskip("faiss")
-
 app = typer.Typer()
 for verb in (encode, similarity, index, search, dedup):
     app.command()(verb)
@@ -65,7 +63,7 @@ def test_similarity(folder):
 
 def test_index_and_search(tmp_path, folder, text):
     done = run("index", text, "-o", tmp_path / "index", "--model", folder)
-    assert "30 texts; 30 in the index, flat (every search is exact)" in done.stderr
+    assert "30 texts; 30 rows in the index, every search is exact" in done.stderr
     found = run("search", tmp_path / "index", lines(text)[3], "-k", "2")
     assert found.stdout.splitlines()[0] == lines(text)[3]
     assert found.stdout.splitlines()[1].split(maxsplit=1) == ["1.0000", lines(text)[3]]
@@ -96,7 +94,29 @@ def test_search_without_a_hit_says_so(tmp_path, folder, text):
 def test_add_to_an_index(tmp_path, folder, text):
     run("index", text, "-o", tmp_path / "index", "--model", folder)
     done = run("index", text, "-o", tmp_path / "index", "--model", folder, "--add")
-    assert "60 in the index" in done.stderr
+    assert "60 rows in the index" in done.stderr
+
+
+def test_conditions_deletes_updates_and_full_text(tmp_path, folder):
+    table = tmp_path / "table.csv"
+    table.write_text("id,text,year\n1,the cat sat,1999\n2,the dog ran,2021\n3,a bird in the tree,2022\n")
+    place = tmp_path / "index"
+    run("index", table, "-o", place, "--model", folder, "--column", "text")
+
+    def results(*options):
+        done = run("search", place, "the cat sat", "--json", *options)
+        return [(hit["line"], hit["columns"]["id"]) for hit in json.loads(done.stdout)["results"]]
+
+    assert results()[0] == (1, 1)
+    assert results("--where", "year > 2020", "--hybrid") in ([(2, 2), (3, 3)], [(3, 3), (2, 2)])
+    assert results("-k", "1", "--hybrid") == [(1, 1)]
+    table.write_text("id,text,year\n2,the cat sat,2024\n4,the cat sat,2025\n")
+    done = run("index", table, "-o", place, "--model", folder, "--column", "text", "--update", "id")
+    assert "2 texts; 4 rows in the index" in done.stderr
+    assert sorted(results("--threshold", "0.9999")) == [(1, 1), (1, 2), (2, 4)]
+    done = run("index", "-o", place, "--delete", "year >= 2024")
+    assert "2 rows removed; 2 in the index" in done.stderr
+    assert sorted(results()) == [(1, 1), (3, 3)]
 
 
 def test_dedup(tmp_path, folder, text):
@@ -122,6 +142,11 @@ def test_dedup(tmp_path, folder, text):
         (["encode", "text.txt", "-o", "out.npy", "--model", "./nowhere"], "must be an existing folder or a Hub name"),
         (["similarity", "a", "b", "--model", "./nowhere"], "must be an existing folder or a Hub name"),
         (["search", "nowhere", "query"], "index nowhere must be an index folder"),
+        (["search", "nowhere", "query", "--prompt", "", "--prompt-name", "x"], "--prompt must be used without"),
+        (["index", "-o", "nowhere"], "FILE must be the text to index; got none"),
+        (["index", "-o", "nowhere", "--delete", "1"], "index nowhere must be an index folder"),
+        (["index", "text.txt", "-o", "nowhere", "--delete", "1"], "--delete must be used alone"),
+        (["index", "text.txt", "-o", "nowhere", "--update", "id"], "index nowhere must be an index folder"),
         (["search", "nowhere", "query", "-k", "0"], "--top-k must be at least 1; got 0"),
         (["search", "nowhere", "query", "--threshold", "2"], "--threshold must be between -1 and 1"),
         (["dedup", "text.txt", "-o", "out.txt", "--threshold", "0"], "--threshold must be above 0 and at most 1"),
@@ -139,7 +164,7 @@ def test_bad_input_is_one_line(tmp_path, text, monkeypatch, arguments, match):
 
 def test_search_needs_a_query_and_the_index_its_model(tmp_path, folder, text):
     run("index", text, "-o", tmp_path / "index", "--model", folder)
-    with pytest.raises(UserError, match="queries must be given; got none"):
+    with pytest.raises(UserError, match="queries must be at least one; got none"):
         run("search", tmp_path / "index")
     other = tiny.save(tiny.encoder(seed=3), tmp_path / "other")
     with pytest.raises(UserError, match="must be used with the model that made it; got another model"):

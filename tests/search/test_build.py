@@ -1,6 +1,13 @@
 """A text becomes an index that finds its sentences, also when the run is killed at any step."""
 
+import csv
+import json
+import subprocess
+import sys
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from diffcse.encoding import parts
@@ -9,12 +16,11 @@ from diffcse.encoding.encode import EncodeSettings, encode
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from diffcse.search import build as indexing
-from diffcse.search.build import index_text
-from diffcse.search.index import SentenceIndex
+from diffcse.search.build import TextSearch, index_text
+from diffcse.search.index import Changes, SentenceIndex
 from tests import tiny
 from tests.encoding.test_bulk import Killed, killed_at, lines
 
-pytest.importorskip("faiss")
 SETTINGS = BulkSettings(encoding=EncodeSettings(normalize=True, chunk_sentences=7))
 
 
@@ -33,24 +39,82 @@ def index(model, text, folder, **kwargs):
 
 
 def check(model, folder, sentences):
-    opened = SentenceIndex(folder)
+    opened = SentenceIndex(folder, verify=True)
     assert [opened.sentence(row) for row in range(len(opened))] == sentences
     vectors = encode(model, sentences, EncodeSettings(normalize=True)).vectors
     best = [hits[0] for hits in opened.search(vectors, 1)]
     np.testing.assert_allclose([hit.score for hit in best], 1, atol=1e-5)
-    assert sorted(path.suffix for path in folder.iterdir() if path.name != ".lock")[-1] == ".json"
-    assert not (folder / "building").exists()
+    assert {path.name for path in folder.iterdir()} <= {"index.sqlite", "vectors.f32", ".lock"}
 
 
 def test_index_and_add(tmp_path, model, text):
-    manifest, counts = index(model, text, tmp_path / "index")
-    assert (manifest.rows, counts.rows, manifest.model) == (40, 40, "name")
+    made, counts = index(model, text, tmp_path / "index")
+    assert (len(made), counts.rows, made.facts.model) == (40, 40, "name")
     check(model, tmp_path / "index", lines(text))
     more = tmp_path / "more.txt"
     more.write_text("a bird\n\n  \nthe boat\n")
-    manifest, counts = index(model, more, tmp_path / "index", add=True)
-    assert (manifest.rows, manifest.generation) == (42, 2)
+    made, counts = index(model, more, tmp_path / "index", add=True)
+    assert (len(made), made.facts.generation, counts.rows, counts.blank) == (42, 2, 4, 2)
+    assert [made._rows.fetch([row])[row].line for row in (40, 41)] == [1, 4]
     check(model, tmp_path / "index", [*lines(text), "a bird", "the boat"])
+
+
+TABLE = [
+    {"title": "one", "text": "a bird sings", "year": 1999, "price": 1.5, "code": "007"},
+    {"title": "two", "text": "", "year": 2020, "price": 2.0, "code": "8"},
+    {"title": "three", "text": "the boat, and the sea", "year": 2021, "price": None, "code": "9"},
+]
+
+
+def write_table(path):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist([row | {"raw": b"\xff"} for row in TABLE]), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in TABLE))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, TABLE[0], delimiter="," if path.suffix == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows(TABLE)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".tsv"])
+def test_the_other_columns_of_a_table_are_kept_with_their_types(tmp_path, model, suffix):
+    table = write_table(tmp_path / f"table{suffix}")
+    made, counts = index(model, table, tmp_path / "index", column="text")
+    assert (len(made), counts.rows, counts.blank) == (2, 3, 1)
+    assert made.columns == ["text", "title", "year", "price", "code"]
+    (hits,) = made.search(np.ones((1, made.facts.dimension), np.float32), where="year > 2000")
+    expected = {name: value for name, value in TABLE[2].items() if name != "text"}
+    if suffix in (".csv", ".tsv"):
+        expected["price"] = ""
+    assert [(hit.sentence, hit.line, dict(hit.columns)) for hit in hits] == [(TABLE[2]["text"], 3, expected)]
+    table.write_text(table.read_text().replace("bird", "frog")) if suffix != ".parquet" else None
+    made, _ = index(model, table, tmp_path / "index", column="text", update="title")
+    assert sorted(hit.columns["title"] for hit in made.search(np.ones((1, made.facts.dimension)), 9)[0]) == [
+        "one",
+        "three",
+    ]
+
+
+def test_the_text_column_keeps_its_name(tmp_path, model):
+    table = tmp_path / "table.csv"
+    table.write_text("body,text\nthe cat,x\n")
+    made, _ = index(model, table, tmp_path / "index", column="body")
+    assert made.columns == ["body", "text"]
+    assert made.search(np.ones((1, made.facts.dimension)), where="body = 'the cat' AND text = 'x'")[0][0].row == 0
+
+
+def test_standard_input(tmp_path, model):
+    code = (
+        "from pathlib import Path; from diffcse.search.build import index_text; "
+        "from diffcse.persistence.load import load_encoder; import sys\n"
+        "print(len(index_text('-', Path(sys.argv[1]), lambda: load_encoder(None), model=None)[0]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "index")]
+    done = subprocess.run(command, input=b"a\n\nb\n", capture_output=True, check=True)
+    assert done.stdout == b"2\n"
 
 
 @pytest.mark.parametrize(
@@ -58,8 +122,8 @@ def test_index_and_add(tmp_path, model, text):
     [
         *[(add, "encode_texts", 0) for add in (False, True)],
         *[(add, "part", moment) for add in (False, True) for moment in (0, 1, 3)],
-        (False, "create_index", 0),
-        (True, "add_to_index", 0),
+        *[(add, "maintain", 0) for add in (False, True)],
+        *[(add, "segment", 0) for add in (False, True)],
         *[(add, "rmtree", 0) for add in (False, True)],
     ],
 )
@@ -68,7 +132,12 @@ def test_a_run_killed_anywhere_resumes(tmp_path, model, text, monkeypatch, add, 
     first.write_text("the first\n")
     if add:
         index(model, first, folder)
-    where, name = {"part": (parts, "write_atomic"), "rmtree": (indexing.shutil, step)}.get(step, (indexing, step))
+    where, name = {
+        "part": (parts, "write_atomic"),
+        "rmtree": (indexing.shutil, step),
+        "maintain": (SentenceIndex, step),
+        "segment": (Changes, step),
+    }.get(step, (indexing, step))
     with monkeypatch.context() as patch:
         patch.setattr(where, name, killed_at(getattr(where, name), moment))
         with pytest.raises(Killed):
@@ -95,15 +164,16 @@ def no_model():
 def test_bad_input_is_told_before_the_model_is_loaded(tmp_path, model, text):
     with pytest.raises(UserError, match="must be an existing file"):
         index_text(str(tmp_path / "none.txt"), tmp_path / "index", no_model, model=None)
-    with pytest.raises(UserError, match="must be an index folder; got no manifest"):
+    with pytest.raises(UserError, match=r"must be an index folder; got no index\.sqlite"):
         index_text(str(text), tmp_path / "index", no_model, model=None, add=True)
     index(model, text, tmp_path / "index")
     with pytest.raises(UserError, match="must be a new folder; got an index; add to it"):
         index_text(str(text), tmp_path / "index", no_model, model=None)
     blank = tmp_path / "blank.txt"
     blank.write_text("\n \n")
-    with pytest.raises(UserError, match="must be a text with at least one line"):
-        index_text(str(blank), tmp_path / "other", no_model, model=None)
+    with pytest.raises(UserError, match="must be a text with at least one line that is not blank"):
+        index(model, blank, tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
     with pytest.raises(UserError, match="must be on a disk that can be written to; got No such file"):
         index(model, text, tmp_path / "no" / "parent")
 
@@ -113,3 +183,51 @@ def test_another_model_is_refused_before_anything_is_encoded(tmp_path, model, te
     other = load_encoder(tiny.save(tiny.encoder(seed=4), tmp_path / "other"))
     with pytest.raises(UserError, match="must be used with the model that made it; got another model; use name"):
         index(other, text, tmp_path / "index", add=True)
+
+
+def prompted(place, **prompts):
+    model = load_encoder(tiny.save(tiny.encoder(), place))
+    model.prompts = prompts
+    return model
+
+
+def test_the_prompts_of_the_index_are_used_for_what_is_added_and_searched(tmp_path, text):
+    model = prompted(tmp_path / "model", query="the cat ", document="a dog ")
+    made, _ = index(model, text, tmp_path / "index")
+    assert (made.facts.document_prompt, made.facts.query_prompt) == ("a dog ", "the cat ")
+    documents = encode(model, lines(text), EncodeSettings(normalize=True, prompt="a dog ")).vectors
+    np.testing.assert_allclose(made._vectors, documents, atol=1e-6)
+    model.prompts = {}  # as after a change of the model's settings
+    query = encode(model, ["sat"], EncodeSettings(normalize=True, prompt="the cat ")).vectors
+    expected = (documents @ query[0]).max()
+    assert TextSearch(made, model).search(["sat"], 1)[0][0].score == pytest.approx(expected, abs=1e-5)
+    bare = encode(model, ["sat"], EncodeSettings(normalize=True, prompt="")).vectors
+    found = TextSearch(made, model, prompt="").search(["sat"], 1)[0][0].score
+    assert found == pytest.approx((documents @ bare[0]).max(), abs=1e-5) != pytest.approx(expected, abs=1e-5)
+    index(model, text, tmp_path / "index", add=True)
+    np.testing.assert_allclose(SentenceIndex(tmp_path / "index")._vectors[40:], documents, atol=1e-6)
+    with pytest.raises(UserError, match="the prompt of added texts must be the index's own, 'a dog '; got 'x'"):
+        index(model, text, tmp_path / "index", add=True, prompt=lambda model: "x")
+
+
+def test_a_model_with_several_prompts_for_queries_has_to_be_told_which(tmp_path, text):
+    model = prompted(tmp_path / "model", web_query="the ", code_query="a ")
+    made, _ = index(model, text, tmp_path / "index")
+    assert made.facts.query_prompt is None
+    with pytest.raises(UserError, match="the prompt for a query must be named where the model has several"):
+        TextSearch(made, model)
+    assert TextSearch(made, model, name="code_query").prompt == "a "
+
+
+def test_fewer_dimensions(tmp_path, model, text):
+    settings = BulkSettings(encoding=EncodeSettings(normalize=True, dims=5))
+    how = {"model": None, "settings": settings}
+    index_text(str(text), tmp_path / "index", lambda: model, **how)
+    index(model, text, tmp_path / "index", add=True)
+    opened = SentenceIndex(tmp_path / "index", verify=True)
+    assert (opened.facts.dimension, len(opened)) == (5, 80)
+    sentence = lines(text)[7]
+    assert TextSearch(opened, model).search([sentence], 1)[0][0].score == pytest.approx(1, abs=1e-5)
+    with pytest.raises(UserError, match="dims must be the index's own, 5; got 3"):
+        settings = BulkSettings(encoding=EncodeSettings(normalize=True, dims=3))
+        index_text(str(text), tmp_path / "index", lambda: model, model=None, add=True, settings=settings)

@@ -1,13 +1,14 @@
-"""diffcse search: the sentences of an index that are nearest to queries."""
+"""diffcse search: the rows of an index that are nearest to queries."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffcse.cli.common import DEVICE, MODEL, TRUST, loader
+from diffcse.cli.common import DEVICE, MODEL, PROMPT, PROMPT_NAME, TRUST, loader
 from diffcse.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,45 +25,68 @@ def search(
         str | None,
         typer.Option("--queries", help="File of further queries, one a line; - for standard input."),
     ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Most sentences of a query.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Most rows of a query.")] = 5,
     threshold: Annotated[float, typer.Option(help="Smallest cosine similarity, -1 to 1.")] = -1.0,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Only rows that meet a condition on the index's columns, as in SQL: \"year > 2020 AND lang = 'en'\".",
+        ),
+    ] = None,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Let a full-text search of the same words decide with the vectors.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object a query.")] = False,
-    verify: Annotated[bool, typer.Option(help="Compare the content of the index's files with their digests.")] = True,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Read all of the index and compare it with its digests.")
+    ] = False,
     model: MODEL = None,
+    prompt_name: PROMPT_NAME = None,
+    prompt: PROMPT = None,
     device: DEVICE = None,
     trust_remote_code: TRUST = False,
 ) -> None:
-    """Print the nearest sentences of each query with their cosine similarity, best first.
+    """Print the nearest rows of each query with their cosine similarity, best first.
 
-    The index knows its model; --model tells where that model is now.
+    The index knows its model and the words that belong in front of a query; --model tells where that model is now.
     """
     if top_k < 1:
         raise UserError("--top-k", "at least 1", top_k, "use 5")
     if not -1 <= threshold <= 1:
         raise UserError("--threshold", "between -1 and 1", threshold, "use 0.6")
-    from diffcse.encoding.encode import Encoder, EncodeSettings
-    from diffcse.persistence.load import fingerprint
-    from diffcse.search.index import SentenceIndex, check_model
+    if prompt is not None and prompt_name is not None:
+        raise UserError("--prompt", "used without --prompt-name", "both", "remove one of them")
+    from diffcse.search.build import TextSearch
+    from diffcse.search.index import SentenceIndex
     from diffcse.text.stream import open_texts
 
-    index = SentenceIndex(folder, verify=verify)
-    wanted = list(queries or ())
-    if queries_file is not None:
-        wanted += open_texts(queries_file, skip_blank=True)
-    if not wanted:
-        raise UserError("queries", "given", "none", "name some after the folder, or a file with --queries")
-    encoder = loader(model or index.manifest.model, device, trust_remote_code)()
-    check_model(folder, index.manifest, fingerprint(encoder))
-    vectors = Encoder(encoder, settings=EncodeSettings(normalize=True)).encode_query(wanted)
-    for query, hits in zip(wanted, index.search(vectors, top_k, threshold), strict=True):
+    with closing(SentenceIndex(folder, verify=verify)) as index:
+        texts = list(queries or ())
+        if queries_file is not None:
+            texts += open_texts(queries_file, skip_blank=True)
+        if not texts:
+            raise UserError("queries", "at least one", "none", "name some after the folder, or a file with --queries")
+        if where is not None:
+            index.check_condition(where)
+        encoder = loader(model or index.facts.model, device, trust_remote_code)()
+        searching = TextSearch(index, encoder, prompt=prompt, name=prompt_name)
+        results = searching.search(texts, top_k, threshold, where=where, hybrid=hybrid)
+    for query, hits in zip(texts, results, strict=True):
         typer.echo(_as_json(query, hits) if json else _as_text(query, hits))
 
 
 def _as_json(query: str, hits: list[Hit]) -> str:
     from diffcse.files import json_line
 
-    found = [{"sentence": hit.sentence, "score": hit.score, "row": hit.row} for hit in hits]
-    return json_line({"query": query, "results": found})
+    return json_line({"query": query, "results": [_result(hit) for hit in hits]})
+
+
+def _result(hit: Hit) -> dict[str, Any]:
+    result = {"sentence": hit.sentence, "score": hit.score, "row": hit.row, "line": hit.line}
+    if hit.fused is not None:
+        result["fused"] = hit.fused
+    return result | ({"columns": dict(hit.columns)} if hit.columns else {})
 
 
 def _as_text(query: str, hits: list[Hit]) -> str:

@@ -1,5 +1,6 @@
-"""Sentences that are near to others.
+"""Texts that are near to others.
 
-index: a folder of vectors and sentences. manifest: what it says about itself. build: from a text to an index.
+index: a folder that grows, shrinks and is searched. rows: its texts and columns in SQLite. nearest: its vectors.
+build: from a text or a table to an index, and searches with words. columns: what a table says besides its text.
 dedup: near-duplicates.
 """

@@ -1,10 +1,11 @@
-"""From a text to an index folder; a killed run goes on where it was."""
+"""From a text or a table to an index folder, and from words to what is in it; a killed run resumes where it was."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,93 +14,197 @@ import pyarrow.parquet as pq
 from sentence_transformers import SentenceTransformer
 
 from diffcse.encoding.bulk import BulkSettings, Progress, encode_texts, finished, working
-from diffcse.encoding.encode import Encoder
-from diffcse.encoding.parts import Counts, Job, on_disk, vectors_of
+from diffcse.encoding.encode import Encoder, EncodeSettings
+from diffcse.encoding.parts import Counts, Engine, Job, in_this_process, on_disk, vectors_of
 from diffcse.encoding.prompts import resolve_prompt
+from diffcse.errors import UserError
 from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint
-from diffcse.search.index import add_to_index, check_model, check_new, create_index
-from diffcse.search.manifest import BUILDING, NAME, Manifest, read_manifest
+from diffcse.search import rows
+from diffcse.search.columns import other_columns
+from diffcse.search.index import BUILDING, Blocks, Hit, SentenceIndex, check_model, check_new
+from diffcse.search.rows import Facts, Row
 from diffcse.text.stream import Texts, open_texts
-from diffcse.vectors import Vectors, import_faiss
 
 _GENERATION = "generation"
 
+Prompt = Callable[[SentenceTransformer], str]
+"""Gives the words in front of every text once the model is loaded."""
+
 
 def index_text(
-    given: str,
+    source: str,
     folder: Path,
     load: Callable[[], SentenceTransformer],
     *,
     model: str | None,
     add: bool = False,
+    update: str | None = None,
     column: str | None = None,
     settings: BulkSettings | None = None,
+    prompt: Prompt | None = None,
+    engine: Engine = in_this_process,
     on_progress: Progress = lambda done, total: None,
-) -> tuple[Manifest, Counts]:
-    """Encode the lines of a text, blank ones left out, into a new index or, with `add`, into an existing one.
+) -> tuple[SentenceIndex, Counts]:
+    """Encode a text, with the other columns of a table, into a new index or into an existing one.
 
     Args:
-        given: as for `diffcse.text.stream.open_texts`.
+        source: as for `diffcse.text.stream.open_texts`; blank texts are counted and not indexed.
         folder: the index; its parent exists.
         load: gives the model; called once everything else has been checked.
         model: the model's name, kept in the index; None for the bundled one.
         add: append to the index in `folder`.
+        update: a column; rows of the index with a new row's value in it are replaced, the other new rows appended.
         column: as for `diffcse.text.stream.open_texts`.
-        settings: limits and precision; None for the usual ones. Vectors are float32 in any case.
-        on_progress: told the sentences encoded.
+        settings: limits, precision and dims; None for the usual ones. Vectors are normalized float32 in any case.
+        prompt: gives the words in front of every text; None for those of the index, or the model's own for documents.
+        engine: what encodes.
+        on_progress: called with the texts encoded and all.
 
     Returns:
-        The index's manifest, and what was read.
+        The index, open, and what was read.
 
     Raises:
-        UserError: bad input, no index to add to, an index in the way, another model, or a full disk.
+        UserError: bad input, no index to add to, an index in the way, another model or prompt, or a full disk.
     """
-    import_faiss()
-    work = folder / BUILDING
-    texts = open_texts(given, column=column, skip_blank=True)
-    if (done := _finish_interrupted(folder, work, texts, settings or BulkSettings())) is not None:
+    work, usual = folder / BUILDING, settings or BulkSettings()
+    texts = open_texts(source, column=column)
+    if (done := _finish_interrupted(folder, work, texts, usual)) is not None:
         return done
-    before = read_manifest(folder) if add else None
-    if before is None:
+    index = SentenceIndex(folder) if add or update is not None else None
+    if index is None:
         check_new(folder)
     total = texts.count()
     encoder = load()
     mark = fingerprint(encoder)
-    if before is not None:
-        check_model(folder, before, mark)
-    how = _as_documents(settings or BulkSettings(), encoder)
-    with _building(folder, work, 1 if before is None else before.generation + 1):
+    if index is not None:
+        check_model(folder, index.facts, mark)
+    how = _as_documents(usual, encoder, prompt, index)
+    with _building(folder, work, 1 if index is None else index.facts.generation + 1):
         job, counts = encode_texts(
-            texts, work, Encoder(encoder, settings=how.encoding), how, total=total, on_progress=on_progress
+            texts,
+            work,
+            Encoder(encoder, settings=how.encoding),
+            how,
+            engine=engine,
+            total=total,
+            on_progress=on_progress,
         )
-        blocks = _Blocks(job)
-        if before is None:
-            size = {"rows": counts.rows, "dimension": int(encoder.get_embedding_dimension() or 0)}
-            manifest = create_index(folder, blocks, **size, model=model, fingerprint=mark)
+        if counts.blank == counts.rows:
+            shutil.rmtree(job.folder)
+            raise UserError(texts.name, "a text with at least one line that is not blank", "none", "give another text")
+        blocks = _blocks(job, texts)
+        if index is None:
+            facts = _facts(encoder, how, model, mark, texts)
+            index = SentenceIndex.create(folder, facts, blocks)
         else:
-            manifest = add_to_index(folder, blocks, rows=counts.rows, fingerprint=mark)
+            index.add(blocks, key=update)
     shutil.rmtree(work)
-    return manifest, counts
+    return index, counts
 
 
-def _as_documents(settings: BulkSettings, model: SentenceTransformer) -> BulkSettings:
-    """With the model's own prompt for documents, unless one is set."""
-    if settings.encoding.prompt is not None:
-        return settings
-    return replace(settings, encoding=replace(settings.encoding, prompt=resolve_prompt(model, "document")))
+class TextSearch:
+    """An index folder that is searched with words.
+
+    Args:
+        index: the folder, opened.
+        model: the encoder that made it.
+        prompt: words in front of every query; None for those that were noted when the index was made.
+        name: one of the model's prompts, in their place.
+
+    Raises:
+        UserError: another model than the index's, or several prompts to choose from.
+    """
+
+    def __init__(
+        self, index: SentenceIndex, model: SentenceTransformer, *, prompt: str | None = None, name: str | None = None
+    ) -> None:
+        check_model(index.folder, index.facts, fingerprint(model))
+        self.index = index
+        self.prompt = index.facts.query_prompt if prompt is None and name is None else prompt
+        if self.prompt is None:
+            self.prompt = resolve_prompt(model, "query", name)
+        width, dims = int(model.get_embedding_dimension() or 0), index.facts.dimension
+        self._encoder = Encoder(
+            model, settings=EncodeSettings(normalize=True, prompt=self.prompt, dims=None if dims == width else dims)
+        )
+
+    def search(
+        self,
+        queries: Sequence[str],
+        top_k: int = 5,
+        threshold: float = -1.0,
+        *,
+        where: str | None = None,
+        hybrid: bool = False,
+    ) -> list[list[Hit]]:
+        """The rows nearest to each query, best first; see `SentenceIndex.search`.
+
+        Args:
+            queries: plain words.
+            top_k: most hits of a query.
+            threshold: smallest cosine similarity of a hit.
+            where: only rows that meet this condition.
+            hybrid: let a full-text search of the same words decide with the vectors.
+        """
+        vectors = self._encoder.encode(queries)
+        return self.index.search(vectors, top_k, threshold, where=where, words=queries if hybrid else None)
 
 
-class _Blocks:
-    """The encoded parts, as often as they are needed."""
+def _as_documents(
+    settings: BulkSettings, model: SentenceTransformer, prompt: Prompt | None, index: SentenceIndex | None
+) -> BulkSettings:
+    """With the prompt and the dimension of the index, or the model's own prompt for documents.
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    Raises:
+        UserError: others than those of the index.
+    """
+    words, dims = settings.encoding.prompt, settings.encoding.dims
+    if prompt is not None:
+        words = prompt(model)
+    if index is not None:
+        facts, width = index.facts, int(model.get_embedding_dimension() or 0)
+        if words is not None and words != facts.document_prompt:
+            rule = f"the index's own, {facts.document_prompt!r}"
+            raise UserError("the prompt of added texts", rule, repr(words), "remove the option")
+        if dims not in (None, facts.dimension):
+            raise UserError("dims", f"the index's own, {facts.dimension}", dims, "remove the option")
+        words, dims = facts.document_prompt, None if facts.dimension == width else facts.dimension
+    elif words is None:
+        words = resolve_prompt(model, "document")
+    encoding = replace(settings.encoding, prompt=words, dims=dims, normalize=True)
+    return replace(settings, encoding=encoding, dtype="float32")
 
-    def __iter__(self) -> Iterator[tuple[Sequence[str], Vectors]]:
-        for path in self.job.paths():
-            table = pq.read_table(path)
-            yield table["text"].to_pylist(), np.ascontiguousarray(vectors_of(table))
+
+def _facts(model: SentenceTransformer, how: BulkSettings, name: str | None, mark: str, texts: Texts) -> Facts:
+    try:
+        query_prompt = resolve_prompt(model, "query")
+    except UserError:  # several prompts for queries: the search has to choose
+        query_prompt = None
+    return Facts(
+        dimension=how.encoding.dims or int(model.get_embedding_dimension() or 0),
+        model=name,
+        fingerprint=mark,
+        document_prompt=how.encoding.prompt or "",
+        query_prompt=query_prompt,
+        text_column=texts.columns[0][0] or "text",
+    )
+
+
+def _blocks(job: Job, texts: Texts) -> Blocks:
+    """The encoded parts without their blank texts, with the numbers and the other columns of their rows."""
+    lines, columns = itertools.count(1), other_columns(texts)
+    for path in job.paths():
+        table = pq.read_table(path)
+        content, vectors = table["text"].to_pylist(), vectors_of(table)
+        block = [
+            Row(text=text, line=line, columns=others)
+            for text, line, others in zip(content, lines, itertools.islice(columns, len(content)), strict=False)
+        ]
+        if len(block) != len(content):
+            raise UserError(texts.name, "the text that was encoded", "a shorter one", "leave it alone until the end")
+        kept = np.array([bool(text.strip()) for text in content])
+        yield [row for row, there in zip(block, kept, strict=True) if there], np.ascontiguousarray(vectors[kept])
 
 
 @contextmanager
@@ -115,13 +220,15 @@ def _building(folder: Path, work: Path, generation: int) -> Iterator[None]:
 
 def _finish_interrupted(
     folder: Path, work: Path, texts: Texts, settings: BulkSettings
-) -> tuple[Manifest, Counts] | None:
-    """Tidy up after a run that was killed when its index was already whole; tell whether it was this very run."""
-    if not (work / _GENERATION).is_file() or not (folder / NAME).is_file():
+) -> tuple[SentenceIndex, Counts] | None:
+    """Tidy up after a run that was killed when its rows were already committed; None unless it was this very run."""
+    if not (work / _GENERATION).is_file() or not (folder / rows.NAME).is_file():
         return None
-    manifest = read_manifest(folder)
-    if int((work / _GENERATION).read_text()) > manifest.generation:
-        return None  # killed earlier: what it has encoded will be used
+    with closing(rows.Rows(folder)) as database:
+        if int((work / _GENERATION).read_text()) > database.facts.generation:
+            return None  # killed earlier: what it has encoded will be used
+    index = SentenceIndex(folder)
+    index.maintain()
     counts = finished(work, texts, settings.encoding)
     shutil.rmtree(work)
-    return None if counts is None else (manifest, counts)
+    return None if counts is None else (index, counts)

@@ -1,295 +1,398 @@
-"""A searchable index of sentences in one folder: FAISS vectors and Arrow sentences, both memory-mapped.
+"""A searchable index in one folder: texts and columns in SQLite, vectors in a file, both written durably.
 
-Legend: `N` indexed sentences, `Q` queries, `K` neighbours, `H` hidden.
+Legend: `N` indexed rows, `Q` queries, `K` neighbours, `H` numbers of a vector.
 
-Up to `FLAT_LIMIT` sentences a search compares with every vector and is exact. Above, it walks a graph of neighbours
-(HNSW; Malkov & Yashunin, 2018), which finds nearly all of the nearest in a time that hardly grows with N. Vectors have
-length 1, so inner products are cosines.
+A change first writes its vectors behind those that are there and then commits its rows; whatever a kill or a power cut
+leaves behind the committed vectors is written over by the next change. Up to `nearest.EXACT_LIMIT` rows, or rows that
+meet the condition, a search compares with every vector; above, codes find candidates that are compared exactly.
 """
 
 from __future__ import annotations
 
-import bisect
-import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from diffcse.errors import UserError
-from diffcse.search.manifest import LOCK, NAME, Manifest, Part, check_files, damaged, is_ours, read_manifest, sync
-from diffcse.vectors import import_faiss, unit
+from diffcse.errors import MissingExtra, UserError
+from diffcse.files import disk_errors, exclusive
+from diffcse.search import nearest, rows
+from diffcse.search.nearest import Codes, VectorFile, exact
+from diffcse.search.rows import Changes, Facts, Ids, Row, Rows
+from diffcse.vectors import Vectors, unit
 
-Vectors = NDArray[np.float32]
-Blocks = Iterable[tuple[Sequence[str], Vectors]]
-"""Sentences and their vectors (n, H), block by block."""
+Blocks = Iterable[tuple[Sequence[Row], Vectors]]
+"""Rows and their vectors (n, H), block by block."""
 
-FLAT_LIMIT = 100_000
-"""Most sentences that every search compares with; above, an exact search would take too long."""
+LOCK, BUILDING = ".lock", "building"
 
-_NEIGHBOURS, _BUILD_WIDTH = 32, 80
-_SEARCH_WIDTH = 512
-"""Candidates that a search of the graph keeps. Over a million sentences: recall@10 0.95 in 7 ms; 128 gave 0.86 in 2 ms,
-and an exact search takes over 100 ms (docs/performance.md)."""
-_MOST_PARTS = 32
-_ROWS = 10_000
+_TAIL = 2_000
+"""Most vectors behind the codes; every search compares with them."""
+
+_TRIALS, _NEAREST, _RECALL = 100, 10, 0.99
+_CANDIDATES = (100, 200, 400, 800, 1_600, 3_200)
+_MOST_CANDIDATES = 100_000
+_CONDITIONS = 8
+_GATHERED = 5
+"""How much longer an exact search takes for a row when rows are picked out and not read in order."""
+_FUSION = 60
+"""Of reciprocal rank fusion: a row's score is the sum of 1 / (60 + rank) over both lists (Cormack et al., 2009)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """A sentence found.
+    """A row that a search found.
 
     Attributes:
         sentence: its text.
         score: cosine similarity to the query.
-        row: its place in the index, from 0.
+        row: its place in the index, from 0; it stays the same until the row is deleted.
+        line: its number in the text that it came from, from 1.
+        columns: its other columns.
+        fused: of a hybrid search, what the results are ordered by.
     """
 
     sentence: str
     score: float
     row: int
+    line: int
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    fused: float | None = None
 
 
 class SentenceIndex:
-    """An index folder, opened for searching.
+    """An index folder, opened for searching and for changes; another process's changes are seen by the next search.
 
     Args:
-        folder: what `create_index` made.
-        verify: compare the content of all files with the manifest's digests, not only their sizes.
+        folder: what `SentenceIndex.create` or `diffcse index` made.
+        verify: read all of it and compare the vectors with their digests, instead of looking at sizes only.
 
     Raises:
-        UserError: no index there, or a damaged one.
-        MissingExtra: FAISS is not installed.
+        UserError: no index there, one of an older version, or a damaged one.
     """
 
-    def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
+    def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
         self.folder = Path(folder)
-        self._faiss = import_faiss()
-        self.manifest = read_manifest(self.folder)
-        check_files(self.folder, self.manifest, content=verify)
-        self._vectors = _read_vectors(self._faiss, self.folder, self.manifest, mapped=True)
-        self._sentences = [_map_sentences(self.folder, part) for part in self.manifest.sentences]
-        self._starts = list(itertools.accumulate((part.rows for part in self.manifest.sentences), initial=0))
+        self._rows = Rows(self.folder)
+        if not self.facts.generation:
+            do = "run the command that was making it again: it resumes"
+            raise UserError(f"index {folder}", "a finished index", "one whose making was interrupted", do)
+        self._file = VectorFile(self.folder, self.facts.dimension)
+        self._load()
+        if verify:
+            self._rows.check()
+            self._file.check(self._rows.segments())
+
+    @classmethod
+    def create(cls, folder: str | Path, facts: Facts, blocks: Blocks) -> SentenceIndex:
+        """Make a new index; it counts once it is complete.
+
+        Args:
+            folder: a new or empty one.
+            facts: dimension, model and prompts.
+            blocks: the rows.
+
+        Raises:
+            UserError: the folder holds something else, or cannot be written to.
+        """
+        target = Path(folder)
+        check_new(target)
+        with _writing(target):
+            Rows.create(target, facts)
+            with closing(Rows(target)) as database:
+                _append(database, VectorFile(target, facts.dimension), blocks)
+        index = cls(target)
+        index.maintain()
+        return index
+
+    @property
+    def facts(self) -> Facts:
+        """What the index says about itself."""
+        return self._rows.facts
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, the text's first."""
+        return self._rows.columns()
 
     def __len__(self) -> int:
-        return self.manifest.rows
+        return len(self._rows)
 
-    def search(self, queries: Vectors, top_k: int = 5, threshold: float = -1.0) -> list[list[Hit]]:
-        """The nearest sentences of each query, best first.
+    def search(
+        self,
+        queries: Vectors,
+        top_k: int = 5,
+        threshold: float = -1.0,
+        *,
+        where: str | None = None,
+        words: Sequence[str] | None = None,
+    ) -> list[list[Hit]]:
+        """The nearest rows of each query, best first.
 
         Args:
             queries: (Q, H); their lengths do not matter.
             top_k: most hits of a query.
             threshold: smallest cosine similarity of a hit, -1 to 1.
+            where: only rows that meet this condition, an SQL expression over the columns and `_line`.
+            words: the Q queries as text, for a hybrid search: the order is that of the vectors and that of a
+                full-text search (BM25), joined by reciprocal rank fusion.
+
+        Raises:
+            UserError: vectors of another width, or a condition that is none.
         """
-        if queries.ndim != 2 or queries.shape[1] != self.manifest.dimension:
+        if queries.ndim != 2 or queries.shape[1] != self.facts.dimension:
             do = "encode them with the index's model"
-            raise UserError("queries", f"vectors of {self.manifest.dimension} numbers", queries.shape, do)
+            raise UserError("queries", f"vectors of {self.facts.dimension} numbers", queries.shape, do)
         if top_k < 1:
             raise UserError("top_k", "at least 1", top_k, "use 5")
-        scores, rows = self._vectors.search(unit(queries), min(top_k, max(1, len(self))))
+        if self._rows.changed():
+            self._rows.facts = self._rows.read_facts()
+            self._load()
+        queries = unit(queries)
+        most = top_k if words is None else max(50, 4 * top_k)
+        scores, places = self._nearest(queries, most, None if where is None else self._meeting(where))
+        if words is None:
+            return [self._hits(s, p, threshold) for s, p in zip(scores, places, strict=True)]
         return [
-            [
-                Hit(sentence=self.sentence(int(row)), score=float(score), row=int(row))
-                for score, row in zip(*found, strict=True)
-                if row >= 0 and score >= threshold  # FAISS fills up with -1 where it found fewer
-            ]
-            for found in zip(scores, rows, strict=True)
+            self._hybrid(query, text, list(near), top_k, threshold, where)
+            for query, text, near in zip(queries, words, places, strict=True)
         ]
 
+    def add(self, blocks: Blocks, *, key: str | None = None) -> int:
+        """Append rows; a reader sees the index as it was or as it is afterwards.
+
+        Args:
+            blocks: the rows.
+            key: a column; rows that have a new row's value in it are replaced.
+
+        Returns:
+            How many rows were added.
+
+        Raises:
+            UserError: another writer at work, or a disk that cannot be written to.
+        """
+        if key is not None and key.casefold() not in {name.casefold() for name in self.columns}:
+            raise UserError(
+                "--update", f"one of the columns {', '.join(self.columns)}", key, "name a column of the index"
+            )
+        with _writing(self.folder):
+            added = _append(self._rows, self._file, blocks, key)
+        self._load()
+        self.maintain()
+        return added
+
+    def delete(self, where: str) -> int:
+        """Remove the rows that meet a condition (as for `search`); gives their number."""
+        with _writing(self.folder):
+            chosen = self._rows.where(where)
+            if len(chosen):
+                with self._rows.changing() as change:
+                    change.delete(chosen)
+        self._load()
+        return len(chosen)
+
+    def check_condition(self, where: str) -> None:
+        """Refuse a condition that is none, before anything is encoded for it.
+
+        Raises:
+            UserError: no SQL expression over the columns.
+        """
+        self._rows.where(f"({where}\n) AND 0")
+
+    def close(self) -> None:
+        """Let go of the files; the index cannot be used afterwards."""
+        self._rows.close()
+
     def sentence(self, row: int) -> str:
-        """The sentence of a row, read from the mapped file."""
-        part = bisect.bisect_right(self._starts, row) - 1
-        return str(self._sentences[part][row - self._starts[part]])
+        """The text of a row.
 
+        Raises:
+            KeyError: there is no such row, or it was deleted.
+        """
+        return self._rows.fetch([row])[row].text
 
-def create_index(
-    folder: str | Path, blocks: Blocks, *, rows: int, dimension: int, model: str | None, fingerprint: str
-) -> Manifest:
-    """Write an index folder; it counts once it is whole.
+    def maintain(self) -> None:
+        """Make or enlarge the codes where the index has outgrown them; a kill on the way loses nothing."""
+        facts = self.facts
+        behind = facts.positions - facts.codes
+        if facts.positions <= nearest.EXACT_LIMIT or (facts.codes and behind <= _TAIL):
+            return
+        with _writing(self.folder):
+            codes = Codes.grown(self.folder, self._file, facts.codes, facts.positions)
+            chosen, recall = facts.candidates, facts.recall
+            if not facts.codes:
+                chosen, recall = _calibrated(codes, self._file)
+            self._rows.set_codes(codes=codes.count, candidates=chosen, recall=recall)
+            for path in self.folder.glob("codes-*.faiss"):
+                if path != Codes.path(self.folder, codes.count):
+                    path.unlink()
+        self._load()
 
-    Args:
-        folder: a new or empty one.
-        blocks: sentences with their vectors.
-        rows: N.
-        dimension: H.
-        model: folder or Hub name of the encoder, None for the bundled one.
-        fingerprint: its digest.
+    def _load(self) -> None:
+        """Everything that a search needs in memory, as of the facts."""
+        facts = self.facts
+        self._vectors = self._file.open(facts.positions)
+        dead = self._rows.dead()
+        self._alive: NDArray[np.bool_] | None = None
+        self._alive_ids: Ids | None = None
+        if len(dead):
+            self._alive = np.ones(facts.positions, dtype=np.bool_)
+            self._alive[dead] = False
+            self._alive_ids = np.flatnonzero(self._alive)
+        self._conditions: dict[str, Ids] = {}
+        self._codes = None
+        if facts.codes:
+            try:
+                self._codes = Codes.read(self.folder, facts.codes)
+            except MissingExtra:  # every search is exact then
+                pass
 
-    Raises:
-        UserError: the folder holds something else, or cannot be written to.
-    """
-    target = Path(folder)
-    empty = Manifest(
-        generation=0,
-        dimension=dimension,
-        kind="flat",
-        model=model,
-        fingerprint=fingerprint,
-        sentences=(),
-        vectors=Part(file="", rows=0, bytes=0, blake2b=""),
-    )
-    check_new(target)
-    faiss = import_faiss()
-    with writing(target):
-        return _append(faiss, target, empty, faiss.IndexFlatIP(dimension), blocks, rows)
+    def _meeting(self, where: str) -> Ids:
+        """Ids of the rows that meet a condition; the last few conditions are remembered until the index changes."""
+        if where not in self._conditions:
+            if len(self._conditions) == _CONDITIONS:
+                self._conditions.clear()
+            self._conditions[where] = self._rows.where(where)
+        return self._conditions[where]
 
+    def _nearest(self, queries: Vectors, top_k: int, allowed: Ids | None) -> tuple[Iterable[Vectors], Iterable[Ids]]:
+        ids = self._alive_ids if allowed is None else allowed
+        count = self.facts.positions if ids is None else len(ids)
+        few = nearest.EXACT_LIMIT if allowed is None else nearest.EXACT_LIMIT / _GATHERED
+        if self._codes is None or count <= few:
+            return exact(self._vectors, queries, top_k, ids)
+        mask = self._alive
+        if allowed is not None:
+            mask = np.zeros(self.facts.positions, dtype=np.bool_)
+            mask[allowed] = True
+        found = [self._approximate(self._codes, query[None], top_k, mask, count) for query in queries]
+        return [scores[0] for scores, _ in found], [places[0] for _, places in found]
 
-def add_to_index(folder: str | Path, blocks: Blocks, *, rows: int, fingerprint: str) -> Manifest:
-    """Append sentences; a reader sees the index as it was or as it is afterwards, nothing between.
+    def _approximate(
+        self, codes: Codes, query: Vectors, top_k: int, mask: NDArray[np.bool_] | None, count: int
+    ) -> tuple[Vectors, Ids]:
+        """Candidates by their codes, and what lies behind the codes, compared exactly."""
+        wanted = max(self.facts.candidates, 4 * top_k)
+        asked = wanted * codes.count // count if mask is not None else wanted
+        while True:
+            places = codes.candidates(query, asked)[0]
+            places = places[places >= 0] if mask is None else places[mask[places]]
+            if len(places) >= min(wanted, count) or asked >= codes.count:
+                break
+            asked *= 4
+            if asked > _MOST_CANDIDATES:  # the rows that meet the condition are far from the query
+                return exact(self._vectors, query, top_k, None if mask is None else np.flatnonzero(mask))
+        tail = np.arange(codes.count, self.facts.positions)
+        tail = tail if mask is None else tail[mask[tail]]
+        return exact(self._vectors, query, top_k, np.sort(np.concatenate([places, tail])))
 
-    Args:
-        folder: an index.
-        blocks: as for `create_index`.
-        rows: how many are added.
-        fingerprint: digest of the encoder, which must be the index's.
+    def _hits(
+        self, scores: Vectors, places: Ids, threshold: float, fused: Mapping[int, float] | None = None
+    ) -> list[Hit]:
+        near = [(float(s), int(p)) for s, p in zip(scores, places, strict=True) if s >= threshold]
+        stored = self._rows.fetch([place for _, place in near])
+        return [
+            Hit(
+                sentence=stored[place].text,
+                score=score,
+                row=place,
+                line=stored[place].line,
+                columns=stored[place].columns,
+                fused=None if fused is None else fused[place],
+            )
+            for score, place in near
+            if place in stored  # else another process has just deleted it
+        ]
 
-    Raises:
-        UserError: vectors of another encoder, a damaged index, another writer, or a disk that cannot be written to.
-    """
-    target = Path(folder)
-    faiss = import_faiss()
-    manifest = read_manifest(target)
-    check_model(target, manifest, fingerprint)
-    with writing(target):
-        manifest = read_manifest(target)
-        check_files(target, manifest, content=True)
-        return _append(faiss, target, manifest, _read_vectors(faiss, target, manifest, mapped=False), blocks, rows)
+    def _hybrid(
+        self, query: Vectors, text: str, near: list[int], top_k: int, threshold: float, where: str | None
+    ) -> list[Hit]:
+        fused: dict[int, float] = {}
+        for ranking in (near, self._rows.full_text(text, max(50, 4 * top_k), where)):
+            for rank, place in enumerate(ranking, 1):
+                fused[int(place)] = fused.get(int(place), 0.0) + 1 / (_FUSION + rank)
+        best = np.array(sorted(fused, key=lambda place: (-fused[place], place)), dtype=np.int64)
+        best = best[best < self.facts.positions]
+        scores = self._vectors[best] @ query
+        return self._hits(scores, best, threshold, fused)[:top_k]
 
 
 def check_new(folder: Path) -> None:
     """Refuse a folder that holds an index or anything that is none of ours."""
-    if (folder / NAME).exists():
-        raise UserError(f"index {folder}", "a new folder", "an index", "add to it, or choose another folder")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"index {folder}", "a new or empty folder", "a file", "choose another name")
-    foreign = [path.name for path in folder.iterdir() if not is_ours(path)] if folder.is_dir() else []
-    if foreign:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if rows.NAME in names:
+        with closing(Rows(folder)) as database:
+            if database.facts.generation:
+                raise UserError(f"index {folder}", "a new folder", "an index", "add to it, or choose another folder")
+    elif "manifest.json" in names:
+        Rows(folder)
+    ours = {LOCK, BUILDING, rows.NAME, f"{rows.NAME}-journal", nearest.NAME}
+    if foreign := sorted(names - ours):
         raise UserError(f"index {folder}", "a new or empty folder", f"{foreign[0]} in it", "choose another folder")
 
 
-def check_model(folder: Path, manifest: Manifest, fingerprint: str) -> None:
+def check_model(folder: Path, facts: Facts, fingerprint: str) -> None:
     """Refuse vectors of another encoder than the index's."""
-    if manifest.fingerprint != fingerprint:
-        do = f"use {manifest.model or 'the bundled model'} as it was then, or make the index again"
+    if facts.fingerprint != fingerprint:
+        do = f"use {facts.model or 'the bundled model'} as it was then, or make the index again"
         raise UserError(f"index {folder}", "used with the model that made it", "another model", do)
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def _writing(folder: Path) -> Iterator[None]:
     """Be the only writer of the folder, which is made where it is missing; a full disk and the like become one line."""
-    try:
+    do = "make room or permission and try again; what was in the index still is"
+    with disk_errors(f"index {folder}", do):
         folder.mkdir(exist_ok=True)
-        with FileLock(folder / LOCK, timeout=0):
+        with exclusive(folder / LOCK, f"index {folder}"):
             yield
-    except Timeout as error:
-        raise UserError(f"index {folder}", "written by one process", "another one at work", "wait for it") from error
-    except OSError as error:
-        do = "make room or permission and try again; what was in the index still is"
-        raise UserError(f"index {folder}", "on a disk that can be written to", error.strerror or error, do) from error
 
 
-def _append(faiss: Any, folder: Path, before: Manifest, index: Any, blocks: Blocks, rows: int) -> Manifest:
-    """Write the next generation: `index` enlarged by the blocks, their sentences, and the manifest last."""
-    total, number = before.rows + rows, before.generation + 1
-    kind = before.kind
-    if kind == "flat" and total > FLAT_LIMIT:
-        kind, index = "hnsw", _graph(faiss, index)
-    parts, stored = before.sentences, iter(list[Sequence[str]]())
-    if len(parts) >= _MOST_PARTS:
-        stored = itertools.chain.from_iterable(_texts(folder / part.file) for part in parts)
-        parts = ()
-    texts, vectors = folder / f"sentences-{number:06d}.arrow", folder / f"vectors-{number:06d}.faiss"
-    with _giving_back(texts, vectors):
-        written = _write_sentences(texts, itertools.chain(stored, _adding(index, blocks)))
-        assert index.ntotal == total and written == total - sum(part.rows for part in parts)
-        _write_vectors(faiss, index, vectors)
-        made = (*parts, Part.of(texts, written)), Part.of(vectors, total)
-    manifest = dataclasses.replace(before, generation=number, kind=kind, sentences=made[0], vectors=made[1])
-    manifest.save(folder)
-    return manifest
-
-
-@contextmanager
-def _giving_back(*files: Path) -> Iterator[None]:
-    """Take files that a full disk cut short off the disk again."""
+def _append(database: Rows, file: VectorFile, blocks: Blocks, key: str | None = None) -> int:
+    start = database.read_facts().positions
     try:
-        yield
-    except OSError:
-        for file in files:
-            file.unlink(missing_ok=True)
+        with database.changing() as change:
+
+            def inserted() -> Iterator[Vectors]:
+                for block, vectors in blocks:
+                    _insert(change, block, key)
+                    yield vectors
+
+            change.segment(start, file.append(start, inserted()))  # first the vectors: the commit says they are there
+    except Exception:
+        file.cut(start)
         raise
+    return int(database.facts.positions - start)
 
 
-def _adding(index: Any, blocks: Blocks) -> Iterator[Sequence[str]]:
-    """The blocks' sentences, while their vectors go into the index."""
-    for texts, vectors in blocks:
-        index.add(unit(vectors))
-        yield texts
+def _insert(change: Changes, block: Sequence[Row], key: str | None) -> None:
+    """Insert a block's rows in place of those with the same key; of several in the block, the last counts."""
+    if key is None:
+        change.insert(block)
+        return
+    values = [row.columns.get(key, row.text if key == change.facts.text_column else None) for row in block]
+    change.delete(change.same(key, values))
+    start = change.facts.positions
+    change.insert(block)
+    last = {value: place for place, value in enumerate(values)}
+    earlier = [start + place for place, value in enumerate(values) if last[value] != place]
+    change.delete(np.array(earlier, dtype=np.int64))
 
 
-def _graph(faiss: Any, flat: Any) -> Any:
-    """A graph of neighbours with the flat index's vectors in it."""
-    index = faiss.IndexHNSWFlat(flat.d, _NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction, index.hnsw.efSearch = _BUILD_WIDTH, _SEARCH_WIDTH
-    if flat.ntotal:
-        index.add(flat.reconstruct_n(0, flat.ntotal))
-    return index
-
-
-def _write_vectors(faiss: Any, index: Any, path: Path) -> None:
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:  # what FAISS makes of a full disk
-        raise OSError(str(error).splitlines()[0]) from error
-    sync(path)
-
-
-def _read_vectors(faiss: Any, folder: Path, manifest: Manifest, *, mapped: bool) -> Any:
-    path = folder / manifest.vectors.file
-    # Older versions of FAISS map inverted files only and read these as a whole.
-    flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) | faiss.IO_FLAG_READ_ONLY
-    try:
-        index = faiss.read_index(str(path), flags) if mapped else faiss.read_index(str(path))
-    except RuntimeError as error:
-        raise damaged(folder, f"{path.name} that FAISS cannot read") from error
-    if (index.ntotal, index.d) != (manifest.rows, manifest.dimension):
-        raise damaged(folder, f"{path.name} with {index.ntotal:,} vectors of {index.d} numbers")
-    if hasattr(index, "hnsw"):  # the file holds the width of the version that made it
-        index.hnsw.efSearch = _SEARCH_WIDTH
-    return index
-
-
-def _write_sentences(path: Path, groups: Iterable[Sequence[str]]) -> int:
-    schema, rows = pa.schema([("sentence", pa.string())]), 0
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for group in groups:
-            for start in range(0, len(group), _ROWS):
-                part = group[start : start + _ROWS]
-                writer.write_batch(pa.record_batch([pa.array(part, pa.string())], schema=schema))
-                rows += len(part)
-    sync(path)
-    return rows
-
-
-def _map_sentences(folder: Path, part: Part) -> pa.ChunkedArray:
-    try:
-        column = pa.ipc.open_file(pa.memory_map(str(folder / part.file))).read_all().column("sentence")
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise damaged(folder, f"{part.file} that Arrow cannot read") from error
-    if len(column) != part.rows:
-        raise damaged(folder, f"{part.file} with {len(column):,} sentences")
-    return column
-
-
-def _texts(path: Path) -> Iterator[list[str]]:
-    with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
-        for number in range(reader.num_record_batches):
-            yield reader.get_batch(number).column(0).to_pylist()
+def _calibrated(codes: Codes, file: VectorFile) -> tuple[int, float]:
+    """How many candidates find 99% of the ten nearest of stored vectors, and the share that they find."""
+    places = np.linspace(0, codes.count - 1, _TRIALS).astype(np.int64)
+    queries = file.open(codes.count)[places]
+    truth = exact(file.blocks(0, codes.count), queries, _NEAREST)[1]
+    for count in _CANDIDATES:
+        found = codes.candidates(queries, count)
+        recall = float(np.mean([np.isin(t, f).mean() for t, f in zip(truth, found, strict=True)]))
+        if recall >= _RECALL:
+            break
+    return count, recall

@@ -55,6 +55,9 @@ class Source(Protocol):
         A value may be cut once it is longer than `longest` bytes.
         """
 
+    def values(self, columns: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """The same with values of any type, whole."""
+
 
 class TextFile(File):
     r"""A sentence a line; only \n and \r\n end a line."""
@@ -72,6 +75,10 @@ class TextFile(File):
         with self._opened() as file:
             for number, line in enumerate(lines(file, longest), 1):
                 yield number, (decode(line.removesuffix(b"\n").removesuffix(b"\r")),)
+
+    def values(self, columns: Sequence[str]) -> Iterator[Numbered]:
+        """For each line no value, as there are no columns."""
+        return ((number, ()) for number, _ in self.rows(columns, 1))
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,11 @@ class HubDataset:
         """The values of `columns`."""
         batches = self._loaded.with_format("arrow").iter(ROWS)
         yield from enumerate((row for batch in batches for row in arrow_rows(batch, columns, longest)), 1)
+
+    def values(self, columns: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """The values of `columns`, of any type."""
+        batches = self._loaded.with_format("arrow").iter(ROWS)
+        yield from enumerate((row for batch in batches for row in arrow_rows(batch, columns)), 1)
 
 
 FORMATS: dict[str, type[Any]] = {

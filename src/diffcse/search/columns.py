@@ -1,0 +1,56 @@
+"""The other columns of a table, row by row next to its texts; numbers in .csv and .tsv files are read as numbers."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from diffcse.text.sources import Source
+from diffcse.text.stream import Texts
+from diffcse.text.tables import CsvFile
+
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+_DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+
+
+def other_columns(texts: Texts) -> Iterator[Mapping[str, Any]]:
+    """For each text, blank ones included, its row without the text; empty for plain text.
+
+    Args:
+        texts: with one text column a source.
+    """
+    if all(text == "" for (text,) in texts.columns):
+        return itertools.repeat({})
+    return itertools.chain.from_iterable(
+        _rows(source, *columns) for source, columns in zip(texts.sources, texts.columns, strict=True)
+    )
+
+
+def _rows(source: Source, text: str) -> Iterator[Mapping[str, Any]]:
+    names = [name for name in source.columns() or () if name != text]
+    numbers = _numbers(source, names) if isinstance(source, CsvFile) else {}
+    for _, values in source.values(names):
+        yield {
+            name: numbers[name](value) if value and name in numbers else value
+            for name, value in zip(names, values, strict=True)
+            if not isinstance(value, bytes)  # a picture, a sound
+        }
+
+
+def _numbers(source: CsvFile, names: list[str]) -> dict[str, type[int] | type[float]]:
+    """The columns that hold nothing but numbers and empty fields, and the narrowest type for them.
+
+    A column with a leading zero in it, such as a postcode, is text.
+    """
+    types: dict[str, type[int] | type[float] | None] = {}
+    for _, values in source.values(names):
+        for name, value in zip(names, values, strict=True):
+            if not value or types.get(name, int) is None:
+                continue
+            if types.get(name, int) is int and _WHOLE.fullmatch(value):
+                types[name] = int
+            else:
+                types[name] = float if _DECIMAL.fullmatch(value) else None
+    return {name: kind for name, kind in types.items() if kind is not None}

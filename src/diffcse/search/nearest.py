@@ -1,0 +1,220 @@
+"""Vectors on the disk, the exact nearest of them, and a small copy of them that finds candidates fast.
+
+Legend: `N` vectors, `Q` queries, `K` neighbours, `H` numbers of a vector.
+
+The vector file holds float32 rows one after the other and only ever grows. Above `EXACT_LIMIT` rows a search first
+scans codes of 4 bits for each pair of numbers (product quantisation; Jegou et al., 2011; scanned in registers: Andre et
+al., 2015) and then compares the best few hundred exactly. A scan of all codes, unlike a graph or cells, does not depend
+on how the vectors are spread, is built in a minute and takes additions at its end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffcse.files import fsync, write_atomic
+from diffcse.search.rows import Ids, damaged
+from diffcse.vectors import Vectors, as_cosines, import_faiss, unit
+
+NAME = "vectors.f32"
+EXACT_LIMIT = 100_000
+"""Most vectors that every search compares with; above, that takes too long."""
+
+_BLOCK = 16_384
+_SAMPLE = 40_000
+
+
+class VectorFile:
+    """The vectors of an index folder.
+
+    Args:
+        folder: the index.
+        dimension: H.
+    """
+
+    def __init__(self, folder: Path, dimension: int) -> None:
+        self.path, self.dimension = folder / NAME, dimension
+
+    def append(self, start: int, blocks: Iterable[Vectors]) -> str:
+        """Write unit vectors from place `start` on, over what a killed run left there; gives their digest."""
+        hasher = hashlib.blake2b(digest_size=16)
+        with self.path.open("r+b" if self.path.exists() else "wb") as file:
+            file.truncate(start * self._size)
+            file.seek(0, os.SEEK_END)
+            for block in blocks:
+                content = unit(block).astype("<f4", copy=False).tobytes()
+                hasher.update(content)
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fsync(self.path.parent)
+        return hasher.hexdigest()
+
+    def cut(self, count: int) -> None:
+        """Give back the room of the vectors behind the first `count`, as far as the disk lets us."""
+        with suppress(OSError):
+            os.truncate(self.path, count * self._size)
+
+    def open(self, count: int) -> Vectors:
+        """The first `count` vectors, memory-mapped.
+
+        Raises:
+            UserError: the file is missing or too short.
+        """
+        if not count:
+            return np.empty((0, self.dimension), dtype=np.float32)
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError as error:
+            raise damaged(self.path.parent, f"no {NAME}") from error
+        if size < count * self._size:
+            raise damaged(self.path.parent, f"{NAME} of {size:,} bytes, fewer than {count * self._size:,}")
+        return np.memmap(self.path, dtype="<f4", mode="r", shape=(count, self.dimension))
+
+    def blocks(self, start: int, end: int) -> Iterator[Vectors]:
+        """Vectors block by block, read and not mapped, so that a pass over all takes no memory."""
+        with self.path.open("rb") as file:
+            file.seek(start * self._size)
+            for first in range(start, end, _BLOCK):
+                count = min(_BLOCK, end - first) * self.dimension
+                yield np.fromfile(file, dtype="<f4", count=count).reshape(-1, self.dimension)
+
+    def check(self, segments: Iterable[tuple[int, int, str]]) -> None:
+        """Compare every byte with the digests.
+
+        Raises:
+            UserError: a difference.
+        """
+        for start, rows, digest in segments:
+            hasher = hashlib.blake2b(digest_size=16)
+            for block in self.blocks(start, start + rows):
+                hasher.update(block.tobytes())
+            if hasher.hexdigest() != digest:
+                raise damaged(self.path.parent, f"other content in {NAME}")
+
+    @property
+    def _size(self) -> int:
+        return 4 * self.dimension
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """The approximate index of the first `count` vectors.
+
+    Attributes:
+        faiss: FAISS's index.
+        count: vectors in it.
+    """
+
+    faiss: Any
+    count: int
+
+    @staticmethod
+    def path(folder: Path, count: int) -> Path:
+        """Its file."""
+        return folder / f"codes-{count:012d}.faiss"
+
+    @classmethod
+    def read(cls, folder: Path, count: int) -> Codes:
+        """Open the file.
+
+        Raises:
+            UserError: it is missing or damaged.
+            MissingExtra: FAISS is not installed.
+        """
+        path, faiss = cls.path(folder, count), import_faiss()
+        if not path.is_file():
+            raise damaged(folder, f"no {path.name}")
+        try:
+            index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise damaged(folder, f"{path.name} that FAISS cannot read") from error
+        if index.ntotal != count:
+            raise damaged(folder, f"{path.name} with {index.ntotal:,} vectors")
+        return cls(faiss=index, count=count)
+
+    @classmethod
+    def grown(cls, folder: Path, file: VectorFile, before: int, count: int) -> Codes:
+        """Code the vectors up to `count`, from scratch or behind those that are coded, and write them durably."""
+        index = cls.read(folder, before).faiss if before else _trained(file, count)
+        for block in file.blocks(before, count):
+            index.add(block)
+        faiss = import_faiss()
+        write_atomic(cls.path(folder, count), faiss.serialize_index(index).tobytes())
+        return cls(faiss=index, count=count)
+
+    def candidates(self, queries: Vectors, count: int) -> Ids:
+        """Places (Q, count) of the best codes, -1 where there are fewer."""
+        return np.asarray(self.faiss.search(queries, min(count, self.count))[1], dtype=np.int64)
+
+
+def _trained(file: VectorFile, count: int) -> Any:
+    """An empty index whose code books fit an evenly spaced sample."""
+    faiss = import_faiss()
+    step = max(1, count // _SAMPLE)
+    sample = np.ascontiguousarray(np.concatenate([block[::step].copy() for block in file.blocks(0, count)]))
+    width = file.dimension
+    # A code book for each pair of numbers; a book for each number where they do not come in pairs.
+    index = faiss.IndexPQFastScan(width, width // 2 if width % 2 == 0 else width, 4, faiss.METRIC_INNER_PRODUCT)
+    index.train(sample)
+    return index
+
+
+def exact(
+    vectors: Vectors | Iterable[Vectors], queries: Vectors, top_k: int, ids: Ids | None = None
+) -> tuple[Vectors, Ids]:
+    """Cosines and places, each (Q, min(K, N)), of the nearest vectors, best first; of equals, the lower place first.
+
+    Args:
+        vectors: unit vectors (N, H), which may be a memory map, or all of them block by block.
+        queries: unit vectors (Q, H).
+        top_k: K.
+        ids: places to look at, in order; None for all.
+    """
+    scores = np.empty((len(queries), 0), dtype=np.float32)
+    places = np.empty((len(queries), 0), dtype=np.int64)
+    for rows, products in _products(vectors, queries, ids):
+        here = np.broadcast_to(rows, products.shape)
+        scores, places = _best(np.concatenate([scores, products], 1), np.concatenate([places, here], 1), top_k)
+    return scores, places
+
+
+def _products(vectors: Vectors | Iterable[Vectors], queries: Vectors, ids: Ids | None) -> Iterator[tuple[Ids, Vectors]]:
+    """Block by block, n places and the cosines (Q, n) of their vectors."""
+    if isinstance(vectors, np.ndarray) and ids is not None and len(ids) < len(vectors) / 4:
+        for first in range(0, len(ids), _BLOCK):
+            rows = ids[first : first + _BLOCK]
+            yield rows, as_cosines(queries @ vectors[rows].T)
+        return
+    start = 0
+    for block in _cut(vectors) if isinstance(vectors, np.ndarray) else vectors:
+        products = as_cosines(queries @ block.T)
+        rows, start = np.arange(start, start + len(block)), start + len(block)
+        if ids is not None:  # all products of a block cost less than a copy of most of its vectors
+            chosen = ids[slice(*np.searchsorted(ids, (rows[0], start)))]
+            rows, products = chosen, products[:, chosen - rows[0]]
+        yield rows, products
+
+
+def _cut(vectors: Vectors) -> Iterator[Vectors]:
+    for start in range(0, len(vectors), _BLOCK):
+        yield vectors[start : start + _BLOCK]
+
+
+def _best(scores: Vectors, places: Ids, top_k: int) -> tuple[Vectors, Ids]:
+    if scores.shape[1] > top_k:
+        # All that equal the last of the best stay in for the sort, so that ties are decided by place.
+        cut = np.partition(scores, scores.shape[1] - top_k, axis=1)[:, scores.shape[1] - top_k]
+        width = int((scores >= cut[:, None]).sum(axis=1).max())
+        chosen = np.argpartition(-scores, width - 1, axis=1)[:, :width]
+        scores, places = np.take_along_axis(scores, chosen, 1), np.take_along_axis(places, chosen, 1)
+    order = np.lexsort((places, -scores), axis=1)[:, :top_k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
