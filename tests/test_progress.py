@@ -53,6 +53,12 @@ def test_parts_of_work_are_named_and_a_total_may_come_late():
         counter(1)
 
 
+def test_an_interruption_says_how_far_the_work_was():
+    with pytest.raises(KeyboardInterrupt, match=r"^encode, 1,000 of 2,000$"), counting(None, "encode") as counter:
+        counter(1_000, 2_000)
+        raise KeyboardInterrupt
+
+
 def test_text_is_printed_as_it_is(capsys):
     """Brackets are no markup and codes no emoji, on our console and on one that a caller brought."""
     text = "runs/[bold]2[/bold] [/] :dog: " + "12345 " * 60

@@ -74,12 +74,12 @@ class Counter:
     def __init__(
         self, console: Console | None, what: str, total: int | None = None, unit: Literal["rows", "bytes"] = "rows"
     ) -> None:
-        self.console, self.what, self.total = console, what, total
+        self.console, self.what, self.total, self.done = console, what, total, 0
         self.bar = None if console is None else make_bar(console, unit=unit)
 
     def __call__(self, done: int, total: int | None = None) -> None:
         """Show that `done` are done, of `total` if that is known only now."""
-        self.total = self.total if total is None else total
+        self.done, self.total = done, self.total if total is None else total
         if self.bar is not None:
             self._begin()
             self.bar.update(self.bar.task_ids[0], completed=done, total=self.total)
@@ -90,6 +90,16 @@ class Counter:
         if self.bar is not None:
             self._begin()
             self.bar.update(self.bar.task_ids[0], description=what)
+
+    def where(self) -> str:
+        """How far the work is, in words.
+
+        >>> counter = Counter(None, "encode", 2000)
+        >>> counter(1000)
+        >>> counter.where()
+        'encode, 1,000 of 2,000'
+        """
+        return f"{self.what}, {self.done:,}" + (f" of {self.total:,}" if self.total else "")
 
     def _begin(self) -> None:
         assert self.bar is not None and self.console is not None
@@ -105,10 +115,16 @@ class Counter:
 def counting(
     console: Console | None, what: str, total: int | None = None, unit: Literal["rows", "bytes"] = "rows"
 ) -> Iterator[Counter]:
-    """A `Counter` for the length of a block."""
+    """A `Counter` for the length of a block.
+
+    Raises:
+        KeyboardInterrupt: the one that ended the block, with how far the work was.
+    """
     counter = Counter(console, what, total, unit)
     try:
         yield counter
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(counter.where()) from None
     finally:
         if counter.bar is not None:
             counter.bar.stop()

@@ -33,6 +33,7 @@ def end(how: str) -> None:
         "fault": ZeroDivisionError("ours"),
         "code": typer.Exit(1),
         "Ctrl-C": KeyboardInterrupt(),
+        "on-the-way": KeyboardInterrupt("encode, 3 of 9"),
     }
     if how == "SIGTERM":
         signal.raise_signal(signal.SIGTERM)
@@ -66,6 +67,7 @@ def sigterm() -> Iterator[None]:
         (["end", "refused"], 2, f"diffcse: a\\nb must be good; got {'x' * 119}…; do this\n"),
         (["end", "interrupted"], 130, "diffcse: stopped at step 7; the same command resumes\n"),
         (["end", "Ctrl-C"], 130, "diffcse: stopped before the end; the same command resumes\n"),
+        (["end", "on-the-way"], 130, "diffcse: stopped at encode, 3 of 9; the same command resumes\n"),
         (["end", "SIGTERM"], 130, "diffcse: stopped before the end; the same command resumes\n"),
         (["evaluate"], 130, "diffcse: stopped before the end; the same command starts again\n"),
         (["end", "diverged"], 1, "diffcse: the loss is not finite\n"),

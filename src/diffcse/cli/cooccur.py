@@ -24,7 +24,9 @@ def cooccur(
     from diffcse.pretraining.word_vector_start import cooccur as run
     from diffcse.progress import make_console, say
     from diffcse.text.dataset import read_texts
+    from diffcse.training.run_folder import check_place
 
+    check_place(output)
     quiet_libraries()
     console = make_console()
     rows, read = read_texts(sources, columns=[column] if column else None, cache_dir=cache)

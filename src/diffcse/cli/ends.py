@@ -83,9 +83,10 @@ def _invoke(command: Any, arguments: Sequence[str]) -> int:
         return _say(error, REFUSED)
     except Interrupted as stopped:
         return _say(stopped, INTERRUPTED)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
         again = bool(arguments) and arguments[0] in _STARTS_AGAIN
-        return _say(f"stopped before the end; the same command {'starts again' if again else 'resumes'}", INTERRUPTED)
+        where = f"at {error}" if str(error) else "before the end"
+        return _say(f"stopped {where}; the same command {'starts again' if again else 'resumes'}", INTERRUPTED)
     except NonFiniteLoss as error:
         return _say(error, FAULT)
     except SystemExit as end:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from diffcse.encoding.encode import Encoder
     from diffcse.evaluation.embed import Embedded
     from diffcse.evaluation.suite import Plan
-    from diffcse.evaluation.tasks import ScoredPairs
 
 
 MODELS = Annotated[
@@ -100,7 +99,7 @@ def evaluate(
         search_collections(models, ir, options, json)
         return
     how: dict[str, Any] = {"mode": mode, "protocol": protocol, "train_splits": train_splits}
-    plan = make_plan(senteval, tasks, how, analyses=analyses, own=own_pairs(pairs, columns))
+    plan = make_plan(senteval, tasks, how, analyses=analyses, pairs=pairs, columns=columns)
     if compare:
         check_comparable(plan)
     from diffcse.encoding.encode import Encoder
@@ -153,32 +152,26 @@ def check_outputs(models: Sequence[str], json: Path | None, card: bool) -> None:
             _card().check_card(Path(model))
 
 
-def own_pairs(path: Path | None, columns: str) -> ScoredPairs | None:
-    """The user's own labelled pairs."""
-    if path is None:
-        return None
-    from diffcse.evaluation.pairs import read_pairs
-
-    return read_pairs(path, [name.strip() for name in columns.split(",")])
-
-
 def make_plan(
-    senteval: Path | None, tasks: str, how: dict[str, Any], *, analyses: bool, own: ScoredPairs | None
+    senteval: Path | None, tasks: str, how: dict[str, Any], *, analyses: bool, pairs: Path | None, columns: str
 ) -> Plan:
     """Read and check all data; without --senteval, the user's own pairs are the only task."""
     from dataclasses import replace
 
     from diffcse.evaluation import suite
+    from diffcse.evaluation.pairs import read_pairs
     from diffcse.evaluation.senteval import stsb_split
 
-    selection = suite.select(tasks)
+    selection, plan = suite.select(tasks), suite.Plan(tasks=())
     if senteval is not None:
         plan = suite.plan(senteval, selection, **how)
-        return replace(plan, pairs=own, analysed=stsb_split(senteval, plan.mode) if analyses else None)
-    if own is None or analyses:
+        plan = replace(plan, analysed=stsb_split(senteval, plan.mode) if analyses else None)
+    elif pairs is None or analyses:
         do = "name a folder in SentEval's layout, the one that holds downstream"
         raise UserError("--senteval", "given", "nothing", do)
-    return suite.Plan(tasks=(), pairs=own)
+    if pairs is None:
+        return plan
+    return replace(plan, pairs=read_pairs(pairs, [name.strip() for name in columns.split(",")]))
 
 
 def check_comparable(plan: Plan) -> None:

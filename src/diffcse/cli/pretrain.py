@@ -31,7 +31,9 @@ def pretrain(
     from diffcse.progress import make_console, say
     from diffcse.text.dataset import read_texts
     from diffcse.text.documents import read_documents
+    from diffcse.training.run_folder import check_place
 
+    check_place(output)
     quiet_libraries()
 
     console = make_console()

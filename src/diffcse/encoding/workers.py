@@ -26,6 +26,9 @@ from diffcse.settings import Checked
 _AHEAD = 2
 """Parts that wait or run for each worker; memory holds no more of the text."""
 
+_MOST = 1024
+"""Workers, at most; more than any machine has cores for."""
+
 _encoder: Encoder
 """The encoder of a worker process."""
 
@@ -38,7 +41,8 @@ class Workers(Checked):
     """Processes that encode at once: at most one for each core, or for each GPU where there are any."""
 
     def _check(self) -> None:
-        self._need("workers", self.workers >= 1, "at least 1", "remove it to encode in one process")
+        do = "remove it to encode in one process, or give one for each core"
+        self._need("workers", 1 <= self.workers <= _MOST, f"1 to {_MOST:,}", do)
 
     def __call__(self, encoder: Encoder, job: Job, parts: Iterator[Part]) -> Iterator[Counts]:
         """Write the parts; gives the counts of each as it is done.

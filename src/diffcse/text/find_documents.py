@@ -46,6 +46,8 @@ def find_documents(given: Sequence[str | Path | TextFile], counts: Counter[str])
     """The sources that the user named, and those below folders that can be read; the others are counted."""
     found: dict[Source, None] = {}
     for each in given:
+        if str(each) == "":  # an unset variable of a shell; as a path it would be the current folder
+            raise UserError("sources", "names of files or folders", "an empty name", "name one; . is this folder")
         if isinstance(each, TextFile):
             found[each] = None
         elif several := _several(Path(each).expanduser()):

@@ -71,16 +71,10 @@ class RunFolder:
         run = cls(folder=folder, about=about)
         if not _is_first():
             return run  # under torchrun the first process claims the folder; if it refuses, torchrun ends the others
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"output {folder}", "a folder", "a file", "choose another name")
+        check_place(folder)
         former = run._former()
         if former is not None:
             run._check_same(_with_defaults(former, defaults or {}), may_change)
-        elif folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"output {folder}", "new or empty", "a folder with other files", "choose another folder")
-        place = _existing(folder)
-        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            raise UserError(f"output {folder}", "writable", f"{place}, which is not", "choose another folder")
         return run
 
     def claim(self, rows: Any = None) -> None:
@@ -212,6 +206,21 @@ class RunFolder:
             do = "give the same command to resume it, or choose another folder"
             got = f"other {' and '.join(different)}"
             raise UserError(f"output {self.folder}", "the interrupted run of this very command", got, do)
+
+
+def check_place(folder: Path) -> None:
+    """Look at the place of a run before its text is read: new, empty, or a run's.
+
+    Raises:
+        UserError: for a file, a folder that holds something else, or one that cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output {folder}", "a folder", "a file", "choose another name")
+    if folder.is_dir() and not (folder / _RUN).exists() and any(folder.iterdir()):
+        raise UserError(f"output {folder}", "new or empty", "a folder with other files", "choose another folder")
+    place = _existing(folder)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"output {folder}", "writable", f"{place}, which is not", "choose another folder")
 
 
 def is_finished(folder: Path) -> bool:
