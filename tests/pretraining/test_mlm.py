@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
 from typer.testing import CliRunner
 
 from diffcse.cli import app
@@ -27,8 +27,8 @@ from diffcse.pretraining.mlm import (
     join_some,
     pretrain,
     tokenise_lines,
-    train_tokenizer,
 )
+from diffcse.pretraining.wordpiece import train_tokenizer, unknown_note
 from diffcse.training.callbacks import GracefulStop
 
 SMALL = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 32, "vocab_size": 120, "batch_tokens": 64}
@@ -51,7 +51,7 @@ def test_batches_hold_one_length_and_every_example_once(lines: list[str]) -> Non
 
 def test_loss_is_that_of_transformers_own_head(lines: list[str]) -> None:
     config = PretrainConfig(**SMALL)
-    tokenizer = train_tokenizer(lines, config.vocab_size)
+    tokenizer = train_tokenizer(lines, config)[0]
     model = build_model(config, tokenizer).eval()
     data = tokenise_lines(lines, tokenizer, 128)
     batch = next(iter(LengthBatches(data.lengths, 400, 0)))
@@ -65,7 +65,7 @@ def test_loss_is_that_of_transformers_own_head(lines: list[str]) -> None:
 
 
 def test_a_batch_with_nothing_to_predict_has_loss_0(lines: list[str]) -> None:
-    tokenizer = train_tokenizer(lines, 120)
+    tokenizer = train_tokenizer(lines, PretrainConfig(**SMALL))[0]
     module = MaskedLanguageModel(build_model(PretrainConfig(**SMALL), tokenizer))
     got = module(torch.tensor([[2, 5, 3]]), torch.full((1, 3), IGNORE))
     assert float(got["loss"].detach()) == 0
@@ -73,10 +73,44 @@ def test_a_batch_with_nothing_to_predict_has_loss_0(lines: list[str]) -> None:
 
 
 def test_tokenizer_is_that_of_bert_uncased(lines: list[str]) -> None:
-    tokenizer = train_tokenizer(lines, 120)
+    tokenizer = train_tokenizer(lines, PretrainConfig(**SMALL))[0]
     ids = tokenizer("The CAT sat.")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "the", "cat", "sat", ".", "[SEP]"]
     assert len(tokenizer) <= 120
+
+
+@pytest.mark.parametrize(
+    ("options", "pieces"),
+    [
+        ({}, ["the", "cafe", "."]),
+        ({"lowercase": False}, ["The", "Cafe", "."]),
+        ({"strip_accents": False}, ["the", "caf\u00e9", "."]),
+        ({"lowercase": False, "strip_accents": False}, ["The", "Caf\u00e9", "."]),
+    ],
+)
+def test_case_and_accents_are_kept_as_asked(tmp_path: Path, options: dict[str, bool], pieces: list[str]) -> None:
+    config = PretrainConfig(**{**SMALL, **options})
+    train_tokenizer(["The Caf\u00e9."] * 20, config)[0].save_pretrained(tmp_path)
+    tokenizer = BertTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.tokenize("The Caf\u00e9.") == pieces
+
+
+def test_a_script_of_many_characters_is_read() -> None:
+    characters = [chr(0x4E00 + i) for i in range(3000)]
+    lines = ["".join(characters[i : i + 30]) + "\u3002" for i in range(0, 3000, 30)]
+    config = PretrainConfig(**{**SMALL, "vocab_size": 8192})
+    tokenizer, note = train_tokenizer(lines[:50], config, lines[50:])
+    assert note == "" and tokenizer.unk_token_id not in tokenizer("".join(lines))["input_ids"]
+    small, _ = train_tokenizer(lines, PretrainConfig(**{**SMALL, "vocab_size": 1000}))
+    counts = np.bincount(tokenise_lines(lines, small, 128).ids, minlength=len(small))
+    assert unknown_note(counts, small).startswith("80.68% of the tokens are unknown: a larger --vocab-size")
+
+
+def test_marks_that_are_vowels_are_not_lost_in_silence() -> None:
+    thai = ["\u0e27\u0e31\u0e19\u0e19\u0e35\u0e49"] * 20
+    assert "use --no-strip-accents" in train_tokenizer(thai, PretrainConfig(**SMALL))[1]
+    assert train_tokenizer(thai, PretrainConfig(**{**SMALL, "strip_accents": False}))[1] == ""
+    assert train_tokenizer(["caf\u00e9 \u00e9t\u00e9"] * 20, PretrainConfig(**SMALL))[1] == ""
 
 
 def test_joined_text_loses_no_word(lines: list[str]) -> None:

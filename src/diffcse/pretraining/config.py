@@ -41,6 +41,11 @@ class PretrainConfig(_Network):
     then 650,000 tokens in batches of 2,048 at a learning rate of 3e-4, and 200 held out. Empty: a new network."""
     vocab_size: int = 8192
     """Entries of the WordPiece vocabulary (tokens)."""
+    lowercase: bool = True
+    """Make capital letters small, as bert-base-uncased does."""
+    strip_accents: bool = True
+    """Remove accents, as bert-base-uncased does. Keep them where they are vowels or make other words (Thai, Hindi,
+    Japanese, Vietnamese)."""
     hidden_size: int = 256
     """Width of a token vector."""
     layers: int = 4
@@ -96,7 +101,7 @@ class PretrainConfig(_Network):
 _SIZES = {
     field.name: field.default
     for field in fields(PretrainConfig)
-    if field.name in ("vocab_size", "hidden_size", "layers", "heads", "intermediate_size")
+    if field.name in ("vocab_size", "lowercase", "strip_accents", "hidden_size", "layers", "heads", "intermediate_size")
 }
 
 _CONTINUED = {"batch_tokens": 2048, "total_tokens": 650_000, "learning_rate": 3e-4, "held_out": 200}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from tokenizers import BertWordPieceTokenizer
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import (
@@ -35,11 +34,13 @@ from transformers import (
 )
 
 from diffcse.errors import Interrupted, UserError
-from diffcse.files import json_bytes, move_into, replace_folder, write_json
+from diffcse.files import json_bytes, move_into, write_json
 from diffcse.kernels.memory import freed_memory_kept
 from diffcse.method.masking import IGNORE, mask_tokens, uniforms
 from diffcse.pretraining.config import PretrainConfig
 from diffcse.pretraining.continued import load_start, logits_at, save_start, texts_of
+from diffcse.pretraining.wordpiece import own_tokenizer, unknown_note
+from diffcse.progress import say
 from diffcse.training.callbacks import GracefulStop, MetricsFile
 from diffcse.training.checks import positions
 from diffcse.training.display import LiveDisplay
@@ -48,7 +49,6 @@ from diffcse.training.trainer import SafeTrainer
 
 _JOIN_EVERY = 32
 _JOINED = 4
-_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 class LengthBatches(Sampler[list[tuple[int, int]]]):
@@ -181,25 +181,6 @@ class TokenisedLines(Dataset[tuple[int, int, NDArray[np.int64]]]):
         return len(self.offsets) - 1
 
 
-def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> BertTokenizer:
-    """A lower-casing WordPiece tokenizer (the one of bert-base-uncased) learnt from `sentences`."""
-    pieces = BertWordPieceTokenizer(lowercase=True)
-    pieces.train_from_iterator(
-        sentences, vocab_size=vocab_size, limit_alphabet=400, special_tokens=_SPECIAL, show_progress=False
-    )
-    return BertTokenizer(vocab=pieces.get_vocab(), do_lower_case=True)
-
-
-def own_tokenizer(folder: Path, sentences: Sequence[str], vocab_size: int) -> BertTokenizer:
-    """The run's tokenizer, learnt once: training breaks ties at random, so a resumed run must not repeat it."""
-    if not (folder / "tokenizer.json").is_file():
-        part = folder.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
-        train_tokenizer(sentences, vocab_size).save_pretrained(part)
-        replace_folder(part, folder)
-    return BertTokenizer.from_pretrained(folder)
-
-
 def join_some(sentences: list[str]) -> list[str]:
     """Join the first four of every 32 sentences, so that positions past one sentence's length are learnt too.
 
@@ -301,13 +282,19 @@ def pretrain(
     run.claim()
     torch.set_flush_denormal(True)
     train_on, held_out = list(texts[config.held_out :]), list(texts[: config.held_out])
-    tokenizer = start.tokenizer if start else own_tokenizer(run.checkpoints / "tokenizer", train_on, config.vocab_size)
-    model = start.mlm if start else build_model(config, tokenizer)
+    tokenizer, note = (
+        (start.tokenizer, "") if start else own_tokenizer(run.checkpoints / "tokenizer", train_on, config, held_out)
+    )
     # Texts of documents are long already; more of them in one would be cut off.
     tokens, aside = (
         tokenise_lines(each, tokenizer, config.max_length, join=not (documents and start))
         for each in (train_on, held_out)
     )
+    if console is not None:
+        counts = np.bincount(tokens.ids, minlength=len(tokenizer))
+        for text in filter(None, [unknown_note(counts, tokenizer), note]):
+            say(console, text)
+    model = start.mlm if start else build_model(config, tokenizer)
     trainer = _trainer(model, tokens, tokenizer, run, config, console)
     with run.writing(), freed_memory_kept():
         trainer.train(resume_from_checkpoint=run.last_checkpoint())

@@ -44,6 +44,7 @@ from diffcse.pretraining.word_vectors import (
     word_weights,
 )
 from diffcse.pretraining.word_vectors import word_vectors as factorise
+from diffcse.pretraining.wordpiece import unknown_note
 from diffcse.progress import counting, say
 from diffcse.resources import GENERATOR
 from diffcse.training.run_folder import RunFolder
@@ -98,6 +99,7 @@ def cooccur(
     run = RunFolder.look(Path(output), dataclasses.asdict(config), [f"{len(sentences)} sentences"])
     counted = _count(sentences[config.held_out :], tokenizer, config, console)
     if console is not None:
+        say(console, unknown_note(counted.words, tokenizer))
         say(console, f"factorising {counted.pairs[-1].nnz:,} pairs of {int((counted.words > 0).sum()):,} words")
     vectors = weighted_vectors(counted, tokenizer.convert_ids_to_tokens(range(len(tokenizer))), config)
     vectors[sorted(set(tokenizer.all_special_ids))] = 0
