@@ -24,6 +24,7 @@ from diffcse.encoding.prompts import Role, resolve_prompt
 from diffcse.encoding.tokenise import as_sentences
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
+from diffcse.settings import at_least, checked
 from diffcse.text.stream import open_texts, repaired
 from diffcse.vectors import as_cosines, cosines, exact_search, import_faiss
 
@@ -77,8 +78,11 @@ class DiffCSE:
         backend: Backend = "torch",
         int8: bool = False,
     ) -> None:
+        backend, int8 = checked("backend", backend, Backend), checked("int8", int8, bool)
+        trust_remote_code = checked("trust_remote_code", trust_remote_code, bool)
         self.device = as_device(device if backend == "torch" else "cpu")
-        self.num_cells, self.num_cells_in_search = num_cells, num_cells_in_search
+        self.num_cells = at_least(1, "num_cells", num_cells)
+        self.num_cells_in_search = at_least(1, "num_cells_in_search", num_cells_in_search)
         self.model = load_encoder(name_or_folder, pooler=pooler, trust_remote_code=trust_remote_code).to(self.device)
         settings = EncodeSettings(precision="int8" if int8 else "float32")
         folder = BUNDLED if name_or_folder is None else name_or_folder
@@ -112,7 +116,8 @@ class DiffCSE:
         Raises:
             UserError: something else than text, or a device that this machine does not have.
         """
-        how: dict[str, Any] = {"prompt": prompt, "normalize": normalize_to_unit}
+        keepdim, return_numpy = checked("keepdim", keepdim, bool), checked("return_numpy", return_numpy, bool)
+        how: dict[str, Any] = {"prompt": prompt, "normalize": checked("normalize_to_unit", normalize_to_unit, bool)}
         vectors = self._encode(as_sentences(sentence, "sentence"), device, batch_size, max_length, **how)
         vectors = vectors[0] if isinstance(sentence, str) and not keepdim else vectors
         return vectors if return_numpy else torch.from_numpy(vectors)
@@ -164,7 +169,8 @@ class DiffCSE:
             device: where to encode; FAISS works on the CPU.
             batch_size: as for `encode`.
         """
-        faiss = None
+        faiss, use_faiss = None, checked("use_faiss", use_faiss, bool | None)
+        faiss_fast = checked("faiss_fast", faiss_fast, bool)
         if use_faiss or (use_faiss is None and importlib.util.find_spec("faiss") is not None):
             faiss = import_faiss()
         sentences = _sentences(sentences_or_file_path)
@@ -194,8 +200,7 @@ class DiffCSE:
         """
         if self._index is None:
             raise UserError("search", "after build_index", "no index", "call build_index(sentences) first")
-        if top_k < 1:
-            raise UserError("top_k", "at least 1", top_k, "use 5")
+        threshold, top_k = checked("threshold", threshold, float), at_least(1, "top_k", top_k)
         vectors = self._encode(as_sentences(queries, "queries"), device, role="query")
         scores, rows = _nearest(self._index, vectors, top_k)
         hits = [
@@ -218,15 +223,13 @@ class DiffCSE:
         target = self.device if device is None else as_device(device)
         if self.model.device != target:
             self.model.to(target)
-        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
-            if value < 1:
-                raise UserError(name, "at least 1", value, "give a positive number")
+        batch_size, max_length = at_least(1, "batch_size", batch_size), at_least(1, "max_length", max_length)
         settings = replace(
             self._encoder.settings,
             max_tokens=max_length,
             batch_tokens=min(batch_size * max_length, usual_batch_tokens(target)),
             normalize=normalize,
-            prompt=resolve_prompt(self.model, role, text=prompt),
+            prompt=resolve_prompt(self.model, role, text=checked("prompt", prompt, str | None)),
         )
         encoded = self._encoder.run(sentences, settings=settings)
         if encoded.truncated:

@@ -23,7 +23,7 @@ class Checked:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for field in fields(self):  # type: ignore[arg-type]
-            value = _as_declared(field.name, getattr(self, field.name), hints[field.name])
+            value = checked(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
         self._check()
 
@@ -52,13 +52,29 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
     return docs
 
 
-def _as_declared(name: str, value: Any, hint: Any) -> Any:
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """A value of the type that it is declared with; numbers of numpy become Python's.
+
+    Args:
+        name: how the error names it.
+        value: what a caller handed over.
+        hint: int, float, bool, str, a Literal of them, or one of these or None.
+
+    Raises:
+        UserError: a value of another kind, outside a closed set, or not finite.
+
+    >>> checked("temperature", 1, float)
+    1.0
+    """
     choices = get_args(hint)
     if NoneType in choices:  # a setting that may be left open
         (hint,) = (choice for choice in choices if choice is not NoneType)
-        return None if value is None else _as_declared(name, value, hint)
+        return None if value is None else checked(name, value, hint)
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
     if choices:
-        if value not in choices:
+        # Tables and arrays answer == with a table, so only plain values are compared.
+        if not isinstance(value, str | int | float) or value not in choices:
             raise UserError(name, f"one of {', '.join(map(str, choices))}", value, "choose one of them")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -69,3 +85,15 @@ def _as_declared(name: str, value: Any, hint: Any) -> Any:
     if hint is float and not math.isfinite(value):
         raise UserError(name, "finite", value, "give an ordinary number")
     return value
+
+
+def at_least(least: int, name: str, value: Any) -> int:
+    """A whole number that is large enough.
+
+    Raises:
+        UserError: any other value.
+    """
+    number: int = checked(name, value, int)
+    if number < least:
+        raise UserError(name, f"at least {least}", number, f"give {least} or more")
+    return number

@@ -43,7 +43,7 @@ def locate(
     Raises:
         UserError: no such model; at once where there is no network.
     """
-    if name is None or name == BUNDLED:
+    if name is None or (isinstance(name, str) and name == BUNDLED):
         return bundled(resource)
     if not isinstance(name, str | os.PathLike) or isinstance(os.fspath(name), bytes):
         raise UserError("model", "a folder or a name (text or a path)", f"a {type(name).__name__}", "give its name")

@@ -105,9 +105,9 @@ def known_pooler(pooler: str | None) -> Pooler | None:
     >>> known_pooler("cls_before_pooler")
     'cls'
     """
-    if pooler == _PUBLISHED_POOLER:
+    if isinstance(pooler, str) and pooler == _PUBLISHED_POOLER:
         return "cls"
-    if pooler is not None and pooler not in get_args(Pooler):
+    if pooler is not None and (not isinstance(pooler, str) or pooler not in get_args(Pooler)):
         raise UserError("pooler", f"one of {', '.join(get_args(Pooler))}", pooler, "leave it out for the model's own")
     return pooler  # type: ignore[return-value]
 
