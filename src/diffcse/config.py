@@ -10,10 +10,10 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from diffcse.errors import UserError
-from diffcse.settings import Checked
+from diffcse.settings import Checked, checked
 
 Objective = Literal["diffcse", "simcse"]
 Pooler = Literal["cls", "avg", "avg_top2", "avg_first_last", "last"]
@@ -394,10 +394,9 @@ def build(*, preset: str = "bert-sts", fidelity: Fidelity = "reference", **overr
     >>> build(preset="roberta-sts", temperature=0.1).objective.temperature
     0.1
     """
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise UserError("preset", f"one of {', '.join(PRESETS)}", preset, "choose one of them")
-    if fidelity not in get_args(Fidelity):
-        raise UserError("fidelity", f"one of {', '.join(get_args(Fidelity))}", fidelity, "choose one of them")
+    fidelity = checked("fidelity", fidelity, Fidelity)
     flat = {**PRESETS[preset], **(PAPER if fidelity == "paper" else {}), **overrides}
     owner = field_owners()
     for name in flat:

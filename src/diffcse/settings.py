@@ -10,7 +10,9 @@ import inspect
 import itertools
 import math
 import textwrap
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -81,7 +83,8 @@ def checked(name: str, value: Any, hint: Any) -> Any:
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        raise UserError(name, kinds.get(hint, hint.__name__), repr(value), "give a value of that kind")
+        got = repr(value) if hint in kinds else kind(value)
+        raise UserError(name, kinds.get(hint, f"of type {hint.__name__}"), got, "give a value of that kind")
     if hint is float and not math.isfinite(value):
         raise UserError(name, "finite", value, "give an ordinary number")
     return value
@@ -97,3 +100,38 @@ def at_least(least: int, name: str, value: Any) -> int:
     if number < least:
         raise UserError(name, f"at least {least}", number, f"give {least} or more")
     return number
+
+
+def as_path(name: str, value: Any) -> Path:
+    """A file or folder named by text or a path.
+
+    Raises:
+        UserError: any other value.
+    """
+    if not isinstance(value, str | Path):
+        raise UserError(name, "a path, as text or a Path", kind(value), "give the file's or folder's name")
+    return Path(value)
+
+
+def as_names(name: str, value: Any) -> list[str | Path]:
+    """One name of a file, a column and the like, or several of them.
+
+    Raises:
+        UserError: any other value, such as a table, whose elements would be the names of its columns.
+    """
+    several = [value] if isinstance(value, str | Path) else value
+    wrong = isinstance(several, Mapping | set | frozenset) or hasattr(several, "columns")
+    if not wrong and isinstance(several, Iterable):
+        several = list(several)
+        if all(isinstance(each, str | Path) for each in several):
+            return several
+    raise UserError(name, "a name or a list of names", kind(value), "give text or paths; put your own text into a file")
+
+
+def kind(value: Any) -> str:
+    """What a value is, for an error.
+
+    >>> kind(None), kind(3)
+    ('None', 'a value of type int')
+    """
+    return "None" if value is None else f"a value of type {type(value).__name__}"

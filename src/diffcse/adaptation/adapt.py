@@ -28,6 +28,7 @@ from diffcse.persistence.load import load_encoder
 from diffcse.persistence.save import own_pooler, save_folder
 from diffcse.progress import say
 from diffcse.reports import terminal
+from diffcse.settings import as_names, as_path, checked
 from diffcse.text.documents import Documents, read_documents
 from diffcse.training.run_folder import RunFolder, is_finished
 from diffcse.training.train import train
@@ -94,9 +95,9 @@ def adapt(
         Interrupted: stopped on the way; the same call resumes.
     """
     began = time.perf_counter()
-    settings = settings or AdaptSettings()
+    settings = checked("settings", settings, AdaptSettings | None) or AdaptSettings()
     settings = replace(settings, encoder=start_name(settings.encoder))
-    run = _look(Path(output), sources, settings, column)
+    run = _look(as_path("output", output), sources, settings, column)
     collections = read_collections(judged)
     start = load_encoder(settings.encoder)
     own_pooler(start, f"encoder {settings.encoder}")  # refuses what cannot be trained
@@ -181,7 +182,7 @@ def _look(output: Path, sources: Sources | Documents, settings: AdaptSettings, c
     if isinstance(sources, Documents):
         names = ["documents"]
     else:
-        names = [str(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
+        names = [str(source) for source in as_names("sources", sources)]
     return RunFolder.look(output, asdict(settings), names, [column] if column else None)
 
 

@@ -28,6 +28,7 @@ from diffcse.method.discriminator import Discriminator
 from diffcse.method.edits import EditedBatch, MlmEdit
 from diffcse.method.later_work import Sentences, Step, evaluating
 from diffcse.method.predictors import build_predictor
+from diffcse.settings import checked
 
 Edited = tuple[EditedBatch, Tensor]
 """The edits of a batch and their mask, (N, K)."""
@@ -79,6 +80,8 @@ class DiffCSEModel(nn.Module):
         self, encoder: PreTrainedModel, edit: MlmEdit | None, config: Config, teacher: nn.Module | None = None
     ) -> None:
         super().__init__()
+        encoder, config = checked("encoder", encoder, nn.Module), checked("config", config, Config)
+        edit = checked("edit", edit, MlmEdit | None)
         self.settings = config.objective
         # A plain backbone has no pooling of its own; a SentenceTransformer's has been put into the settings by now.
         self.pooler: Pooler = "cls" if config.model.pooler == "auto" else config.model.pooler

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from diffcse.errors import UserError
 from diffcse.files import digest
+from diffcse.settings import as_names
 from diffcse.text.cache import batches, cached, write_arrow
 from diffcse.text.sources import Source, TextFile, find_sources
 from diffcse.text.standard_input import spooled
@@ -90,8 +91,8 @@ def read_texts(
     Raises:
         UserError: for a source that is missing, unreadable or damaged, columns that are wrong, or too few rows.
     """
-    sources = [sources] if isinstance(sources, str | Path) else sources
-    names = (columns,) if isinstance(columns, str) else None if columns is None else tuple(columns)
+    sources = as_names("sources", sources)
+    names = None if columns is None else tuple(map(str, as_names("columns", columns)))
     _check_arguments(sources, names, max_characters)
     with spooled(sources) as files:
         given = [[file] if isinstance(file, TextFile) else find_sources([file]) for file in files]

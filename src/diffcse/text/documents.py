@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from diffcse.errors import UserError
 from diffcse.files import digest
-from diffcse.settings import field_docs
+from diffcse.settings import as_names, field_docs
 from diffcse.text.cache import batches, cached, write_arrow
 from diffcse.text.find_documents import (
     LONGEST,
@@ -168,7 +168,7 @@ def read_documents(
     """
     if unit not in get_args(Unit):
         raise UserError("unit", f"one of {', '.join(get_args(Unit))}", unit, "choose one of them")
-    names = [sources] if isinstance(sources, str | Path) else list(sources)
+    names = as_names("sources", sources)
     counts: Counter[str] = Counter()
     with spooled(names) as given:
         found = find_documents(given, counts)

@@ -20,6 +20,7 @@ from diffcse.config import Config, Pooler, build
 from diffcse.errors import UserError
 from diffcse.persistence.card import CITATION
 from diffcse.persistence.save import own_pooler
+from diffcse.settings import checked
 from diffcse.training.batches import Collator, Example
 from diffcse.training.build import build_model
 from diffcse.training.checks import check_columns, check_positions
@@ -64,7 +65,8 @@ class DiffCSELoss(nn.Module):
 
     def __init__(self, model: SentenceTransformer, config: Config | None = None) -> None:
         super().__init__()
-        self.config = _fitted(config or build(), model)
+        model = checked("model", model, SentenceTransformer)
+        self.config = _fitted(checked("config", config, Config | None) or build(), model)
         self._networks = _networks(model, self.config)
         # Not `self.model`: the trainer takes what has that name for its own.
         self.training_module = build_model(self._networks, self.config)

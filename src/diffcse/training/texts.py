@@ -14,6 +14,7 @@ from diffcse.config import Config
 from diffcse.errors import UserError
 from diffcse.files import digest
 from diffcse.progress import counting
+from diffcse.settings import as_names
 from diffcse.text.dataset import ReadReport, read_texts, tokenise
 from diffcse.text.documents import Documents, read_documents
 from diffcse.training.batches import Examples
@@ -53,6 +54,7 @@ class Text:
             UserError: documents for another view than neighbours, or more than one column of them.
         """
         neighbours = config.views.view == "neighbours"
+        columns = None if columns is None else [str(name) for name in as_names("columns", columns)]
         if neighbours and columns is not None and len(columns) > 1:
             got = ", ".join(columns)
             raise UserError("columns", "one, the documents' text, with view neighbours", got, "name one column")
@@ -63,7 +65,7 @@ class Text:
         elif isinstance(sources, datasets.Dataset):
             documents = sources
         else:
-            names = [sources] if isinstance(sources, str | Path) else sources
+            names = as_names("sources", sources)
         if documents is not None and not neighbours:
             raise UserError("view", "neighbours where the sources are documents", config.views.view, "set view")
         return cls(sources=names, documents=documents, lines=lines, columns=columns, neighbours=neighbours)

@@ -17,6 +17,7 @@ from diffcse.config import Config
 from diffcse.method.model import trained_parts
 from diffcse.persistence import card
 from diffcse.persistence.save import save_folder
+from diffcse.settings import as_path, checked
 from diffcse.text.dataset import ReadReport
 from diffcse.training.averages import swap
 from diffcse.training.build import build_model, build_trainer, keep_weights, steps_of
@@ -60,7 +61,7 @@ def train(
     columns: Sequence[str] | None = None,
     criterion: Criterion | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-    cache_dir: Path | None = None,
+    cache_dir: str | Path | None = None,
     console: Console | None = None,
 ) -> TrainResult:
     """Train on unlabelled text and save a SentenceTransformer folder; resumes an interrupted run of the same settings.
@@ -81,7 +82,9 @@ def train(
         UserError: for anything wrong with the input, before the first step.
         NonFiniteLoss: for a loss that is not a number, before the optimiser step.
     """
-    began, output, text = time.perf_counter(), Path(output), Text.of(sources, columns, config)
+    began, output, config = time.perf_counter(), as_path("output", output), checked("config", config, Config)
+    criterion, text = checked("criterion", criterion, Criterion | None), Text.of(sources, columns, config)
+    cache_dir = None if cache_dir is None else as_path("cache_dir", cache_dir)
     check_machine(config)
     run = RunFolder.look(output, config.as_dict(), text.names(), columns, defaults=Config().as_dict())
     with own_process(config.training.seed):
