@@ -38,14 +38,15 @@ def import_faiss() -> Any:
         raise MissingExtra("FAISS", "faiss", "search") from error
 
 
-def unit(vectors: NDArray[Any]) -> Vectors:
-    """Each row of (N, H) scaled to length 1; rows of zeros stay zero.
+def unit(vectors: NDArray[Any], dtype: Any = np.float32) -> NDArray[Any]:
+    """Each row of (N, H) scaled to length 1, as float32 or another type; rows of zeros stay zero.
 
     >>> unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
+    wide = vectors.astype(np.float64, copy=False) if dtype == np.float64 else vectors
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    return (wide / np.where(lengths > 0, lengths, 1)).astype(dtype, copy=False)
 
 
 def as_cosines(products: NDArray[Any]) -> Vectors:

@@ -1,15 +1,18 @@
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diffcse.errors import UserError
-from diffcse.evaluation.analysis import analyse, histogram, retrieval, unit
+from diffcse.evaluation.analysis import analyse, histogram, retrieval
 from diffcse.evaluation.embed import embed
 from diffcse.evaluation.senteval import stsb_split
 from diffcse.evaluation.tasks import ScoredPairs
+from diffcse.vectors import unit
 from tests.evaluation.layout import BagOfWords
 
+UNIT = functools.partial(unit, dtype=np.float64)
 PAIRS = ScoredPairs(
     first=["the dog", "a cat", "red moon", "old man"],
     second=["the dog runs", "a dog", "moon red", "water"],
@@ -20,7 +23,7 @@ PAIRS = ScoredPairs(
 def test_alignment_and_uniformity_are_the_formulas() -> None:
     embedded = embed(BagOfWords().encode, PAIRS.sentences())
     found = analyse(embedded, PAIRS)
-    vectors = unit(embedded(PAIRS.sentences()))
+    vectors = UNIT(embedded(PAIRS.sentences()))
     positives = [(vectors[i], vectors[i + 4]) for i in (0, 2)]
     assert found["alignment"] == pytest.approx(np.mean([np.linalg.norm(a - b) ** 2 for a, b in positives]))
     potential = [np.exp(-2 * np.linalg.norm(vectors[i] - vectors[j]) ** 2) for i in range(8) for j in range(i)]
@@ -45,8 +48,8 @@ def test_histogram_counts_every_pair_once_in_its_range() -> None:
 
 def test_retrieval_is_a_plain_ranking() -> None:
     rng = np.random.default_rng(0)
-    first, second = unit(rng.normal(size=(30, 4))), unit(rng.normal(size=(30, 4)))
-    second[:10] = unit(first[:10] + 0.6 * rng.normal(size=(10, 4)))
+    first, second = UNIT(rng.normal(size=(30, 4))), UNIT(rng.normal(size=(30, 4)))
+    second[:10] = UNIT(first[:10] + 0.6 * rng.normal(size=(10, 4)))
     same = np.arange(30) < 10
     corpus = np.vstack([first, second])
     ranks = []
@@ -61,8 +64,8 @@ def test_retrieval_is_a_plain_ranking() -> None:
 
 
 def test_retrieval_takes_no_harm_from_copies() -> None:
-    first = unit(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
-    second = unit(np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]))
+    first = UNIT(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    second = UNIT(np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]))
     assert retrieval(first, second, np.array([True, False, False]))["recall@1"] == 1.0
 
 

@@ -20,6 +20,7 @@ from diffcse.encoding.prompts import resolve_prompt
 from diffcse.errors import UserError
 from diffcse.evaluation.retrieval import Retrieval, RetrievalScores, score
 from diffcse.evaluation.statistics import Paired, paired
+from diffcse.vectors import unit
 
 _SHARES = (0.125, 0.25, 0.5, 0.75)
 
@@ -184,8 +185,8 @@ def agreement(start: Remembering, other: Remembering, documents: Sequence[str], 
 
 def _nearest(vectors: NDArray[Any], count: int) -> NDArray[np.int64]:
     """Rows of the nearest other vectors of each of (D, H), shape (D, count)."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    cosines = unit @ unit.T
+    units = unit(vectors, vectors.dtype)
+    cosines = units @ units.T
     np.fill_diagonal(cosines, -np.inf)
     return np.argsort(-cosines, axis=1, kind="stable")[:, : min(count, len(vectors) - 1)]
 

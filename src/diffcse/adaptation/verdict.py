@@ -12,6 +12,7 @@ from diffcse.adaptation.blend import Candidate, Remembering
 from diffcse.adaptation.questions import SENTENCE
 from diffcse.evaluation.lexical import BM25, TfIdf
 from diffcse.evaluation.retrieval import Retrieval, RetrievalScores, Scorer, score
+from diffcse.vectors import unit
 
 MOST_SEARCHES = 6
 HITS = 3
@@ -138,9 +139,7 @@ def _changed(task: Retrieval, before: Remembering, after: Remembering) -> tuple[
 def _cosines(task: Retrieval, memory: Remembering) -> Any:
     """Of every question and document, (Q, D)."""
     queries, documents = memory.encode_query(task.queries), memory.encode_document(task.documents)
-    units = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in (queries, documents))
-    first, second = units
-    return first @ second.T
+    return unit(queries, queries.dtype) @ unit(documents, documents.dtype).T
 
 
 def _hits(task: Retrieval, cosines: Any, right: int) -> tuple[Hit, ...]:

@@ -16,6 +16,7 @@ from diffcse.evaluation.embed import Embedded
 from diffcse.evaluation.sts import cosines
 from diffcse.evaluation.tasks import ScoredPairs
 from diffcse.training.criteria import alignment, uniformity
+from diffcse.vectors import unit
 
 POSITIVE_ABOVE = 4.0
 """Pairs rated above this are positives for alignment (Gao et al., 2021, section 5)."""
@@ -43,7 +44,7 @@ def analyse(embedded: Embedded, pairs: ScoredPairs, *, split: str = "test") -> d
     Raises:
         UserError: no pair is rated high enough.
     """
-    first, second = unit(embedded(pairs.first)), unit(embedded(pairs.second))
+    first, second = (unit(embedded(texts), np.float64) for texts in (pairs.first, pairs.second))
     positive = pairs.scores > POSITIVE_ABOVE
     same = pairs.scores >= SAME_MEANING
     if not positive.any() or not same.any():
@@ -108,7 +109,7 @@ def neighbours(embedded: Embedded, pairs: ScoredPairs, same: NDArray[np.bool_]) 
         same: which pairs have the same meaning, (P,).
     """
     texts = list(dict.fromkeys(pairs.sentences()))
-    vectors = unit(embedded(texts))
+    vectors = unit(embedded(texts), np.float64)
     rows = [row for row in np.flatnonzero(same) if pairs.first[row] != pairs.second[row]]
     queries = []
     for row in rows[:: max(1, len(rows) // _QUERIES)][:_QUERIES]:
@@ -119,9 +120,3 @@ def neighbours(embedded: Embedded, pairs: ScoredPairs, same: NDArray[np.bool_]) 
         rank = order.index(texts.index(partner)) + 1
         queries.append({"query": query, "partner": partner, "rank": rank, "nearest": nearest})
     return queries
-
-
-def unit(vectors: NDArray[Any]) -> Float:
-    """Rows scaled to length 1, in float64; a row without length stays as it is."""
-    wide = vectors.astype(np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from diffcse.errors import UserError
 from diffcse.evaluation.embed import Encoder, embed
+from diffcse.vectors import unit
 
 Pair = tuple[str, str]
 Float = NDArray[np.float64]
@@ -192,4 +193,4 @@ def _unit(encoder: Any, texts: list[str], role: Literal["query", "document"]) ->
     """Vectors of length 1, shape (N, H), with the model's prompt for the role where it has one."""
     encode = getattr(encoder, f"encode_{role}", None) or encoder.encode
     vectors = embed(encode, texts)(texts)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit(vectors, vectors.dtype)

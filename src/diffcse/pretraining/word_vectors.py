@@ -19,6 +19,8 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
 
+from diffcse.vectors import unit
+
 SENTENCES_AT_ONCE = 20_000
 """Sentences whose tokens are in memory at the same time while counting."""
 
@@ -137,7 +139,7 @@ def word_vectors(matrix: sparse.csr_array, dimensions: int, singular_power: floa
     real = s > 1e-6 * s[0]
     vectors = np.where(real, u * np.where(real, s, 1.0) ** singular_power, 0.0)
     seen = np.diff(matrix.indptr) > 0  # an empty row comes out as rounding noise, not as 0
-    return np.where(seen[:, None], _unit(vectors), 0.0)
+    return np.where(seen[:, None], unit(vectors, np.float64), 0.0)
 
 
 def word_weights(shares: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
@@ -188,7 +190,7 @@ def share_spelling(vectors: NDArray[np.float64], tokens: Sequence[str], weight: 
     kept = (alike.data > _ALIKE) & (alike.row != alike.col)
     relatives = sparse.coo_array((alike.data[kept], (alike.row[kept], alike.col[kept])), shape=alike.shape).tocsr()
     shared = vectors.copy()
-    shared[places] = _unit(vectors[places] + weight * _unit(relatives @ vectors[places]))
+    shared[places] = unit(vectors[places] + weight * unit(relatives @ vectors[places], np.float64), np.float64)
     return shared
 
 
@@ -222,10 +224,6 @@ def halves_found(vectors: NDArray[np.float64], rows: Sequence[NDArray[np.int64]]
                 half.append(vectors[ids].sum(0))
     if not halves[0]:
         return HalvesFound(share=0.0, sentences=0)
-    first, second = (_unit(np.stack(half)) for half in halves)  # (S, D)
+    first, second = (unit(np.stack(half), np.float64) for half in halves)  # (S, D)
     nearest = (first @ second.T).argmax(1)
     return HalvesFound(share=float((nearest == np.arange(len(first))).mean()), sentences=len(first))
-
-
-def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
