@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PATIENCE = 120
 """Seconds until a run that does not get where it should be is an error of the test."""
@@ -32,22 +34,51 @@ def run(arguments: list[str], *, processes: int = 1) -> subprocess.CompletedProc
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
 
 
-def kill(arguments: list[str], when: Callable[[], bool], *, processes: int = 1) -> None:
-    """Start the command and end it with SIGKILL as soon as `when` says so; asserts that this is how it ended."""
-    child = subprocess.Popen(
-        started(arguments, processes),
-        env=environment(),
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    until = time.monotonic() + PATIENCE
-    while not when():
-        assert child.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < until, "the run did not get where it was to be killed"
-        time.sleep(0.002)
-    os.killpg(child.pid, signal.SIGKILL)  # torchrun's processes too
-    assert child.wait() == -signal.SIGKILL, "the run ended before it was killed"
+def kill(
+    arguments: list[str], when: Callable[[], bool], *, processes: int = 1, sign: signal.Signals = signal.SIGKILL
+) -> str:
+    """Start the command and end it with a signal as soon as `when` says so; asserts that this is how it ended.
+
+    Returns:
+        What it wrote to standard error.
+    """
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(
+            started(arguments, processes),
+            env=environment(),
+            stderr=errors,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        until = time.monotonic() + PATIENCE
+        while not when():
+            assert child.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < until, "the run did not get where it was to be killed"
+            time.sleep(0.002)
+        os.killpg(child.pid, sign)  # torchrun's processes too
+        code = child.wait(PATIENCE)
+        errors.seek(0)
+        told = errors.read()
+    assert code == (-signal.SIGKILL if sign == signal.SIGKILL else 130), f"the run ended otherwise: {told}"
+    return told
+
+
+class Killed(BaseException):
+    """Ends a run in this process as SIGKILL would: no handler of the code under test runs on it."""
+
+
+def killed_at(call: Callable[..., Any], moment: int = 0) -> Callable[..., Any]:
+    """A wrapper that lets `call` run `moment` times and then ends the run."""
+    left = iter(range(moment))
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if next(left, None) is None:
+            raise Killed
+        return call(*args, **kwargs)
+
+    return wrapper
 
 
 def logged(output: Path) -> int:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from diffcse.search.index import SentenceIndex
 from diffcse.training import train as training
 from diffcse.training.trainer import SafeTrainer
 from tests import tiny
+from tests.killing import kill
 
 DISK = 4 * 2**20
 """Bytes; room for the tiny model and a graph of it."""
@@ -228,12 +227,8 @@ def test_dedup_killed_by_sigkill_and_run_again_gives_the_same_files(tmp_path, fo
     output.parent.mkdir()
     arguments = ["dedup", str(text), "--model", folder, "--threshold", "0.99", "-o"]
     diffcse(*arguments, whole)
-    with subprocess.Popen([sys.executable, "-m", "diffcse", *arguments, str(output)], stderr=subprocess.PIPE) as child:
-        growing, until = output.parent / "kept.txt.report.jsonl.part" / "lines", time.monotonic() + 100
-        while not (growing.is_file() and growing.stat().st_size) and time.monotonic() < until:
-            assert child.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.002)
-        child.send_signal(signal.SIGKILL)
+    growing = output.parent / "kept.txt.report.jsonl.part" / "lines"
+    kill([*arguments, str(output)], lambda: growing.is_file() and growing.stat().st_size > 0)
     assert not output.exists()
     diffcse(*arguments, output)
     assert content(output.parent) == content(whole.parent)

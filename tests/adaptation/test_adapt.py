@@ -19,16 +19,13 @@ from diffcse.errors import UserError
 from diffcse.resources import bundled
 from diffcse.text.documents import Documents, documents_of
 from diffcse.training.fingerprint import fingerprint
+from tests.killing import Killed
 
 LEARNING = AdaptSettings(encoder="bundled", steps=15, learning_rate=3e-4, batch_size=32, max_tokens=32, held_out=0.5)
 TRADE = "patient hospital doctor nurse medicine clinic ward surgeon health care".split()
 SUBJECTS = """river boat guitar violin castle desert rocket planet cheese bread horse eagle carpet window hammer wheel
 engine forest island bridge candle mirror pencil ladder basket button jacket ticket garden market temple tunnel circus
 museum stadium kitchen""".split()
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing that cleans up catches it."""
 
 
 def texts(count: int = 400) -> list[str]:

@@ -23,6 +23,7 @@ from diffcse.errors import UserError
 from diffcse.persistence.load import fingerprint, load_encoder
 from diffcse.text.stream import open_texts
 from tests import tiny
+from tests.killing import Killed, killed_at
 
 SMALL = EncodeSettings(normalize=True, chunk_sentences=7)
 
@@ -43,23 +44,6 @@ def settings(**changes):
 
 def lines(path):
     return path.read_text(encoding="utf-8").split("\n")[:-1]
-
-
-class Killed(BaseException):
-    """Ends a run as SIGKILL would: no handler of the code under test runs on it."""
-
-
-def killed_at(call, moment):
-    """A wrapper that lets `call` run `moment` times and then ends the run."""
-    left = [moment]
-
-    def wrapper(*args, **kwargs):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-        return call(*args, **kwargs)
-
-    return wrapper
 
 
 def read(path):

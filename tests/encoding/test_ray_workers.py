@@ -21,6 +21,7 @@ from diffcse.encoding.encode import EncodeSettings
 from diffcse.errors import MissingExtra, UserError
 from diffcse.persistence.load import load_encoder
 from tests import tiny
+from tests.killing import Killed
 
 SETTINGS = BulkSettings(encoding=EncodeSettings(normalize=True, chunk_sentences=5))
 
@@ -87,10 +88,6 @@ def test_a_killed_worker_loses_and_doubles_nothing(tmp_path, ray, folder, text):
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
     assert len(list((tmp_path / "out").iterdir())) == 61
     assert not (tmp_path / "out.part").exists()
-
-
-class Killed(BaseException):
-    """Ends a run as SIGKILL would: no handler of the code under test runs on it."""
 
 
 def test_a_killed_driver_goes_on_with_the_parts_it_has(tmp_path, ray, folder, text):

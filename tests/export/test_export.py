@@ -19,6 +19,7 @@ from diffcse.export import export as exporting
 from diffcse.export.graphs import TOOLS
 from diffcse.persistence.load import load_encoder
 from tests import tiny
+from tests.killing import Killed, killed_at
 
 INSTALLED = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "nncf")}
 RAGGED = [*tiny.SENTENCES, "", "the", "the cat sat " * 12, "a very long text " * 40]
@@ -151,19 +152,12 @@ def test_an_earlier_export_is_replaced_and_one_of_other_weights_is_not_used(tmp_
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-class Killed(BaseException):
-    """Ends a run as SIGKILL would: no handler of the code under test runs on it."""
-
-
 def test_a_kill_leaves_the_earlier_export_in_place(tmp_path, monkeypatch):
     need("onnx")
     folder = saved(tmp_path / "model")
     exported(load_encoder(folder), folder, "onnx")
 
-    def killed(*arguments):
-        raise Killed
-
-    monkeypatch.setattr(exporting, "_checked", killed)
+    monkeypatch.setattr(exporting, "_checked", killed_at(exporting._checked))
     with pytest.raises(Killed):
         exported(load_encoder(folder), folder, "onnx")
     check_equal(folder, "onnx")

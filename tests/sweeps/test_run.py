@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import signal
 import sqlite3
 import statistics
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +20,11 @@ from diffcse.sweeps.plan import named_as_begun, plan_runs, read_sweep
 from diffcse.sweeps.report import choose_metric, expected_best, flat_rows, groups, interval, pairs, plot
 from diffcse.sweeps.results import Result, Results
 from tests import tiny
-
-PYTHON = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src"), "OMP_NUM_THREADS": "1"}
+from tests.killing import kill, run
 
 
 def diffcse(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "diffcse", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=PYTHON, timeout=300, check=False)
+    return run([str(argument) for argument in arguments])
 
 
 def settings_file(folder: Path, *, steps: int, grid: str, runs: str = "") -> Path:
@@ -79,25 +74,14 @@ def test_paths_are_relative_to_the_settings_file(tmp_path):
     assert sweep.senteval == tmp_path / "data"
 
 
-def heed_interrupts() -> None:
-    """A shell starts what runs in its background with SIGINT ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_a_sweep_runs_records_failures_resumes_and_skips(tmp_path):
     """Interrupted in its first run, then resumed; one run cannot start; a third call has nothing left to do."""
     path = settings_file(
         tmp_path, steps=40, grid="seed = [0]", runs="[[runs]]\nbatch_size = 8\n[[runs]]\nbatch_size = 1000\n"
     )
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "diffcse", "sweep", str(path), "-o", str(out)]
-    process = subprocess.Popen(command, env=PYTHON, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("runs/*/checkpoints/checkpoint-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, shown = process.communicate(timeout=120)
-    assert process.returncode == 130, shown
+    begun = lambda: any(out.glob("runs/*/checkpoints/checkpoint-*"))  # noqa: E731
+    shown = kill(["sweep", str(path), "-o", str(out)], begun, sign=signal.SIGINT)
     assert "the same command resumes" in shown
     assert all(result.scores is None for result in Results(out).all())
 

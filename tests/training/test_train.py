@@ -8,8 +8,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +26,7 @@ from diffcse.training.networks import load_networks
 from diffcse.training.run_folder import RunFolder
 from diffcse.training.train import train
 from tests import tiny
-from tests.killing import PATIENCE, assert_unfinished, checkpoints, environment, kill, logged, run, started
+from tests.killing import assert_unfinished, checkpoints, kill, logged, run
 
 SETTINGS = {
     "batch_size": 8,
@@ -173,19 +171,7 @@ def test_a_run_resumed_on_another_number_of_processes_sees_the_same_batches(
 
 def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "stopped"
-    child = subprocess.Popen(
-        started(command(place, output)),
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until = time.monotonic() + PATIENCE
-    while logged(output) < 4:
-        assert child.poll() is None and time.monotonic() < until, "the run ended before it could be stopped"
-        time.sleep(0.002)
-    child.send_signal(signal.SIGINT)
-    _, told = child.communicate(timeout=120)
-    assert child.returncode == 130
+    told = kill(command(place, output), lambda: logged(output) >= 4, sign=signal.SIGINT)
     assert re.search(r"stopped at step \d+; the same command resumes", told)
     assert "Traceback" not in told
     assert run(command(place, output)).returncode == 0

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffcse.config import TrainingConfig
 from diffcse.errors import UserError
+from diffcse.vectors import unit
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -88,7 +89,7 @@ def label_free_score(encode: Encode, sentences: list[str], seed: int) -> float:
     texts = [sentence.split() for sentence in sentences]
     texts = [words for words in texts if len(words) >= _SHORTEST_FOR_VIEWS]
     first, second = ([_shortened(words, rng) for words in texts] for _ in range(2))
-    vectors = _unit(encode(first + second))
+    vectors = unit(np.asarray(encode(first + second)), np.float64)
     a, b = vectors[: len(texts)], vectors[len(texts) :]
     return -(alignment(a, b) + uniformity(a))
 
@@ -98,16 +99,11 @@ def alignment(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(np.square(a - b).sum(1).mean())
 
 
-def uniformity(unit: NDArray[np.float64]) -> float:
+def uniformity(vectors: NDArray[np.float64]) -> float:
     """Log of the mean of exp(-2 d^2) over all pairs of unit vectors (N, H); 0 where collapsed, lower is better."""
-    squared = np.maximum(2 - 2 * unit @ unit.T, 0)
-    pairs = squared[np.triu_indices(len(unit), k=1)]
+    squared = np.maximum(2 - 2 * vectors @ vectors.T, 0)
+    pairs = squared[np.triu_indices(len(vectors), k=1)]
     return float(np.log(np.exp(-2 * pairs).mean()))
-
-
-def _unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
-    wide = np.asarray(vectors, dtype=np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
 def _shortened(words: list[str], rng: np.random.Generator) -> str:
