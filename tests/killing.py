@@ -31,7 +31,7 @@ def started(arguments: list[str], processes: int = 1) -> list[str]:
 def run(arguments: list[str], *, processes: int = 1) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     command = started(arguments, processes)
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=4 * PATIENCE)
 
 
 def kill(
