@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from diffcse.cli.train import settings_file
 from diffcse.config import PAPER, PRESETS, SECTIONS, build, field_owners
 from diffcse.errors import UserError
-from diffcse.pretraining.config import PretrainConfig
+from diffcse.pretraining.config import CooccurConfig, PretrainConfig
 from diffcse.settings import field_docs
 
 
@@ -67,6 +68,32 @@ def test_every_field_says_what_it_is(cls: Any) -> None:
         assert docs[field.name].endswith("."), field.name
 
 
+@pytest.mark.parametrize("cls", [*SECTIONS.values(), PretrainConfig, CooccurConfig])
+def test_every_field_refuses_what_is_not_of_its_kind(cls: Any) -> None:
+    for field in dataclasses.fields(cls):
+        odd: list[object] = [None, [], {}, b"x", object(), 1j]
+        if isinstance(field.default, bool):
+            odd += [1, "yes"]
+        elif isinstance(field.default, int):
+            odd += [2**63, -(2**63), 10**9000, 1.5, "1", True]
+        elif isinstance(field.default, float):
+            odd += [math.inf, -math.inf, math.nan, "1", True]
+        else:
+            odd += [1, 1.5, True]
+        for value in odd:
+            with pytest.raises(UserError, match=f"^{field.name} must be "):
+                cls(**{field.name: value})
+
+
+@pytest.mark.parametrize(
+    ("size", "value"), [("layers", 10**9), ("hidden_size", 10**9), ("intermediate_size", 10**12), ("max_length", 10**9)]
+)
+@pytest.mark.parametrize("cls", [PretrainConfig, CooccurConfig])
+def test_a_network_that_no_machine_holds_is_refused(cls: Any, size: str, value: int) -> None:
+    with pytest.raises(UserError, match=r"^network must be at most 1e\+10 in 1,000; got .* parameters in .* layers; "):
+        cls(**{size: value})
+
+
 def test_a_field_name_belongs_to_one_section() -> None:
     assert len(field_owners()) == sum(len(dataclasses.fields(cls)) for cls in SECTIONS.values())
 
@@ -84,6 +111,9 @@ def test_a_field_name_belongs_to_one_section() -> None:
         ({"batch_size": 6.5}, "batch_size must be a whole number; got 6.5"),
         ({"batch_size": True}, "batch_size must be a whole number; got True"),
         ({"epochs": 0}, "epochs must be greater than 0"),
+        ({"epochs": 1e308}, "epochs must be greater than 0 and at most 1e9; got 1e"),
+        ({"data_workers": 10**6}, "data_workers must be 0 to 1,024; got 1000000"),
+        ({"queue_size": 10**12, "ema_decay": 0.9}, "queue_size must be at most 1,048,576; got 1000000000000"),
         ({"lambda": 1}, "setting must be a field of the settings; got lambda"),
         ({"keep_discriminator": "yes"}, "keep_discriminator must be true or false; got 'yes'"),
         ({"encoder": ""}, "encoder must be a name or a folder"),

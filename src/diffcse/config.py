@@ -184,6 +184,7 @@ class ExtensionConfig(Checked):
             self._need(name, getattr(self, name) > 0, "greater than 0", "leave it at its default")
         for name in ("dimension_weight", "ranking_weight", "queue_size"):
             self._need(name, getattr(self, name) >= 0, "at least 0", "use 0 to leave it out")
+        self._need("queue_size", self.queue_size <= 2**20, "at most 1,048,576", "use a few batches, 128 to 4,096")
         rule = "above -1 and at most 1"
         self._need("false_negative_cosine", -1 < self.false_negative_cosine <= 1, rule, "use 0.8 to 0.95, or 1 (off)")
         used = not self.teacher or self.ranking_weight > 0 or self.false_negative_cosine < 1
@@ -257,7 +258,7 @@ class TrainingConfig(Checked):
             self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
         self._need("batch_size", self.batch_size >= 2, "at least 2", "other sentences of the batch are the negatives")
         self._need("max_tokens", self.max_tokens >= 3, "at least 3", "a sentence needs [CLS], a word and [SEP]")
-        self._need("epochs", self.epochs > 0, "greater than 0", "use 1 or 2")
+        self._need("epochs", 0 < self.epochs <= 1e9, "greater than 0 and at most 1e9", "use 1 or 2")
         self._need("max_steps", self.max_steps >= 0, "at least 0", "use 0 to let epochs decide")
         self._need("learning_rate", self.learning_rate > 0, "greater than 0", "use 1e-6 to 1e-4")
         rate = self.discriminator_learning_rate
@@ -270,7 +271,7 @@ class TrainingConfig(Checked):
         self._need("average_checkpoints", self.average_checkpoints >= 0, "at least 0", "use 0 (off) or 3 to 10")
         scored = not self.average_checkpoints or self.average_which == "last" or self.select_by != "last"
         self._need("average_which", scored, "last where select_by is last", "use select_by label-free or stsb")
-        self._need("data_workers", self.data_workers >= 0, "at least 0", "use 0, 1 or 2")
+        self._need("data_workers", 0 <= self.data_workers <= 1024, "0 to 1,024", "use 0, 1 or 2")
         self._need("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1", "use a small whole number")
 
 

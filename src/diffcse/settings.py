@@ -18,6 +18,8 @@ from typing import Any, get_args, get_type_hints
 
 from diffcse.errors import UserError
 
+_TOO_LARGE = 2**63
+
 
 class Checked:
     """Checks closed sets and plain types, so that each class below only states its own rules."""
@@ -85,6 +87,9 @@ def checked(name: str, value: Any, hint: Any) -> Any:
         kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         got = repr(value) if hint in kinds else kind(value)
         raise UserError(name, kinds.get(hint, f"of type {hint.__name__}"), got, "give a value of that kind")
+    if hint is int and abs(value) >= _TOO_LARGE:
+        # Python does not write out the longest numbers.
+        raise UserError(name, "at most 2**63 - 1", f"a number of {value.bit_length()} bits", "give an ordinary number")
     if hint is float and not math.isfinite(value):
         raise UserError(name, "finite", value, "give an ordinary number")
     return value

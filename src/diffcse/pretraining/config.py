@@ -10,18 +10,30 @@ from diffcse.config import BUNDLED
 from diffcse.errors import UserError
 from diffcse.settings import Checked
 
+_MOST_PARAMETERS, _MOST_LAYERS = 10_000_000_000, 1000
+"""Of a network that is made here; a slip of the hand in one of its sizes must not fill the memory of the machine."""
+
 
 class _Network(Checked):
     """What the settings of both kinds of start are checked for alike."""
 
     hidden_size: int
+    layers: int
     heads: int
+    intermediate_size: int
+    max_length: int
     held_out: int
     seed: int
 
     def _check_network(self, *positive: str) -> None:
         for name in positive:
             self._need(name, getattr(self, name) >= 1, "at least 1", "give a positive number")
+        layer = self.hidden_size * (4 * self.hidden_size + 2 * self.intermediate_size)
+        parameters = self.layers * layer + self.max_length * self.hidden_size
+        if parameters > _MOST_PARAMETERS or self.layers > _MOST_LAYERS:
+            got = f"{parameters:.1e} parameters in {self.layers:,} layers"
+            do = "lower layers, hidden_size, intermediate_size or max_length"
+            raise UserError("network", f"at most {_MOST_PARAMETERS:.0e} in {_MOST_LAYERS:,}", got, do)
         multiple = self.hidden_size % self.heads == 0
         self._need("hidden_size", multiple, f"a multiple of heads ({self.heads})", "change it")
         self._need("held_out", self.held_out >= 0, "at least 0", "use 0 to hold nothing back")
@@ -165,6 +177,7 @@ class CooccurConfig(_Network):
             self._need(name, getattr(self, name) >= 0, "at least 0", "use 1, or 0 to leave it out")
         self._need("continuation_weight", 0 <= self.continuation_weight <= 1, "between 0 and 1", "use 0.5")
         least = self.narrow_window
-        self._need("broad_window", self.broad_window >= least, f"at least narrow_window ({least})", "use 5 to 20")
+        within = least <= self.broad_window <= 1000
+        self._need("broad_window", within, f"at least narrow_window ({least}) and at most 1,000", "use 5 to 20")
         self._need("context_smoothing", 0 < self.context_smoothing <= 1, "above 0 and at most 1", "use 0.75")
         self._need("frequency_scale", self.frequency_scale > 0, "greater than 0", "use 1e-4 to 1e-2")
