@@ -276,5 +276,6 @@ def _cells(values: pa.Array | pa.ChunkedArray, longest: int | None) -> Iterator[
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     # As bytes, because a Parquet file's strings need not be UTF-8.
-    raw = pc.binary_slice(values.cast(pa.large_binary()), 0, longest)
+    raw = values.cast(pa.large_binary())
+    raw = raw if longest is None else pc.binary_slice(raw, 0, longest)  # without an end, pyarrow 26 overruns its buffer
     return (None if cell is None else decode(cell) for cell in raw.to_pylist())
