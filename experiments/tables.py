@@ -3,7 +3,8 @@
 python experiments/tables.py            # writes them into the document
 python experiments/tables.py --check    # exit code 1 if the document holds anything else
 
-A table stands between `<!-- table: FILE ... -->` and `<!-- end -->`; each FILE is a results file without its ending.
+A table stands between `<!-- table: FILE ... -->` and `<!-- end -->`; each FILE is a results file without its ending. That
+of `diffcse adapt` stands after `<!-- adapted -->`; its rows are the files of results/adapt.
 """
 
 from __future__ import annotations
@@ -54,7 +55,35 @@ def filled(document: str) -> str:
             results += [row for row in rows_of(name) if row not in results]  # the start stands in every file
         return f"<!-- table: {match[1]} -->\n{table(results)}\n<!-- end -->"
 
-    return re.sub(r"<!-- table: (.+?) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)
+    document = re.sub(r"<!-- table: (.+?) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)
+    adapted = f"<!-- adapted -->\n{adapted_table()}\n<!-- end -->"
+    return re.sub(r"<!-- adapted -->\n.*?<!-- end -->", lambda _: adapted, document, flags=re.DOTALL)
+
+
+def adapted_table() -> str:
+    """Every file of results/adapt, each an `adapt.json`: figures without labels and of judged queries, x 100."""
+    lines = [
+        "| documents | start | MRR, start | adapted minus start | kept | nDCG@10, start | adapted minus start | BM25 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted((HERE / "results" / "adapt").glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        start, adapted = (content["reporting"][name] for name in ("start", "adapted"))
+        judged = {row["system"]: row for row in content["judged"]}
+        figures = [_percent(start["sentence"]["mrr"]), _with_interval(adapted["against_start"]["sentence"])]
+        kept = f"{content['share']:.1%}" if content["kept"] == "adapted" else "the start"
+        ndcg = [_percent(judged["start"]["ndcg_at_10"]), _with_interval(judged["adapted"]["against_first"])]
+        cells = [judged["start"]["collection"], content["settings"]["encoder"], *figures, kept, *ndcg]
+        lines.append(f"| {' | '.join([*cells, _percent(judged['BM25']['ndcg_at_10'])])} |")
+    return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _with_interval(of: dict[str, float]) -> str:
+    return f"{100 * of['difference']:+.1f} [{100 * of['low']:+.1f}, {100 * of['high']:+.1f}]"
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:

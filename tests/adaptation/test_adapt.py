@@ -100,6 +100,26 @@ def test_killed_after_training_it_resumes_with_the_same_bits(
     assert resumed.verdict.words() == result.verdict.words()
 
 
+def test_the_documents_become_searchable(documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the run is killed between the index and its end."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    settings = replace(LEARNING, steps=1)
+    how: dict[str, Any] = {"settings": settings, "index": tmp_path / "index"}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module.RunFolder, "mark_finished", killed)
+        adapt(documents, tmp_path / "m", **how)
+    adapt(documents, tmp_path / "m", **how)
+    text = documents.dataset[7]["sentences"]
+    found = CliRunner().invoke(app, ["search", str(tmp_path / "index"), " ".join(text), "-k", "1"])
+    assert found.exit_code == 0 and text[0] in found.output
+    with pytest.raises(UserError, match="a new folder"):
+        adapt(documents, tmp_path / "other", **how)
+    assert not (tmp_path / "other").exists()
+
+
 def test_other_settings_do_not_resume(documents: Documents, tmp_path: Path, result: AdaptResult) -> None:
     with pytest.raises(UserError, match="a new folder or an interrupted run; got a finished run"):
         run(documents, result.folder)

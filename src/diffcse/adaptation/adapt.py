@@ -17,6 +17,7 @@ from diffcse.adaptation import page
 from diffcse.adaptation.blend import Blends, choose, copied, shares
 from diffcse.adaptation.parts import Parts, split
 from diffcse.adaptation.questions import questions
+from diffcse.adaptation.searchable import check_index, index_documents
 from diffcse.adaptation.settings import AUTO, AdaptSettings
 from diffcse.adaptation.verdict import Verdict, reach
 from diffcse.config import BUNDLED, MINILM, Config, build
@@ -68,6 +69,7 @@ def adapt(
     settings: AdaptSettings | None = None,
     column: str | None = None,
     judged: Sequence[Path] = (),
+    index: str | Path | None = None,
     cache_dir: Path | None = None,
     console: Console | None = None,
 ) -> AdaptResult:
@@ -86,6 +88,7 @@ def adapt(
         output: folder for the model and the report; new, empty, or of an interrupted run of the same command.
         settings: all of them; the defaults unless given.
         column: the text's column in tables.
+        index: folder for a searchable index of all documents, held-out ones too; None for none.
         judged: folders in BEIR's layout; their figures are reported, and decide nothing.
         cache_dir: where text is kept between runs.
         console: where progress is shown; None shows nothing.
@@ -98,6 +101,8 @@ def adapt(
     settings = checked("settings", settings, AdaptSettings | None) or AdaptSettings()
     settings = replace(settings, encoder=start_name(settings.encoder))
     run = _look(as_path("output", output), sources, settings, column)
+    place = None if index is None else as_path("index", index)
+    check_index(place, run.checkpoints)
     collections = read_collections(judged)
     start = load_encoder(settings.encoder)
     own_pooler(start, f"encoder {settings.encoder}")  # refuses what cannot be trained
@@ -121,6 +126,9 @@ def adapt(
         if console is not None:
             terminal.show(console, *report.tables())
         save_folder(start, run.folder, report.files(folder))
+        if place is not None:
+            _say(console, f"indexing {len(documents.dataset):,} documents")
+            index_documents(documents.dataset, run.folder, place, run.checkpoints, console)
         run.mark_finished()
     return AdaptResult(folder=run.folder, verdict=verdict, judged=rows, seconds=time.perf_counter() - began)
 

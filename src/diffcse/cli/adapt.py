@@ -28,6 +28,9 @@ def adapt(
             help="Folder of a judged collection in BEIR's layout; its figures are reported, and decide nothing."
         ),
     ] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Folder for an index of all documents, for: diffcse search FOLDER.")
+    ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for text that was read.")] = None,
     **given: Any,
 ) -> None:
@@ -43,7 +46,8 @@ def adapt(
 
     quiet_libraries()
     console = make_console()
-    result = run(sources, output, settings=settings, column=column, judged=ir or [], cache_dir=cache, console=console)
+    how: dict[str, Any] = {"column": column, "judged": ir or [], "index": index, "cache_dir": cache}
+    result = run(sources, output, settings=settings, console=console, **how)
     say(console, f"model and report.html in {result.folder} ({result.seconds:.0f} s)")
 
 
