@@ -3,8 +3,8 @@
 python experiments/tables.py            # writes them into the document
 python experiments/tables.py --check    # exit code 1 if the document holds anything else
 
-A table stands between `<!-- table: FILE ... -->` and `<!-- end -->`; each FILE is a results file without its ending. That
-of `diffcse adapt` stands after `<!-- adapted -->`; its rows are the files of results/adapt.
+A table stands between `<!-- table: FILE ... -->` and `<!-- end -->`; each FILE is a results file without its ending.
+The table of `diffcse adapt` stands after `<!-- adapted -->`; its rows are the files of results/adapt.
 """
 
 from __future__ import annotations
