@@ -236,7 +236,15 @@ def test_command_line(tmp_path):
     assert done.exit_code == 0
     assert "model/onnx/model.onnx: float32" in done.stdout and "on 12 sentences: largest difference" in done.stdout
     assert json.loads((folder / "onnx" / "export.json").read_text())["checks"][1]["precision"] == "int8"
-    with pytest.raises(UserError, match="--output must be given for a model that is not a folder of yours"):
-        run("bundled", "--to", "onnx")
-    with pytest.raises(UserError, match="--output must be given for a plain encoder"):
-        run(tmp_path / "model-plain", "--to", "onnx")
+
+
+@pytest.mark.parametrize(("model", "folder"), [("bundled", "bundled-onnx"), ("plain", "plain-onnx")])
+def test_a_model_that_cannot_hold_its_graph_gets_a_folder_of_its_own(tmp_path, monkeypatch, model, folder):
+    need("onnx")
+    monkeypatch.chdir(tmp_path)
+    tiny.save(tiny.encoder(), tmp_path / "plain")
+    text = tiny.write_sentences(tmp_path / "text.txt", 4)
+    assert f"{folder}/onnx/model.onnx: float32" in run(model, "--to", "onnx", "--check", text).stdout
+    check_equal(tmp_path / folder, "onnx")
+    run(model, "--to", "onnx", "--check", text)  # again, over the first
+    assert not (tmp_path / "plain" / "onnx").exists()

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import typer
 
 from diffcse.cli.common import TRUST
-from diffcse.errors import UserError
 
 
 def export(
@@ -22,7 +21,12 @@ def export(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A new folder for the model and the graph. Default: MODEL itself."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="A new folder for the model and the graph. Default: a SentenceTransformer folder itself, for other "
+            "models ./MODEL-onnx or ./MODEL-openvino.",
+        ),
     ] = None,
     check: Annotated[
         Path | None,
@@ -38,7 +42,7 @@ def export(
     from diffcse.progress import make_console, say
 
     check_installed(to, int8=int8)
-    folder = _folder(model, output)
+    folder = _folder(model, output, to)
     sentences = None if check is None else _lines(check)
     quiet_libraries()
     encoder = load_encoder(model, trust_remote_code=trust_remote_code)
@@ -49,16 +53,17 @@ def export(
         say(console, f"  on {graph.sentences} sentences: {figures}, lowest {graph.lowest_cosine:.6f}")
 
 
-def _folder(model: str, output: Path | None) -> Path:
+def _folder(model: str, output: Path | None, to: str) -> Path:
+    """Where the graph goes: into a SentenceTransformer folder, else into a new folder in the one we are in.
+
+    >>> str(_folder("sentence-transformers/all-MiniLM-L6-v2", None, "onnx"))
+    'all-MiniLM-L6-v2-onnx'
+    """
     if output is not None:
         return output
-    if not Path(model).expanduser().is_dir():
-        do = "name a new folder for the model and the graph"
-        raise UserError("--output", "given for a model that is not a folder of yours", "nothing", do)
-    if not (Path(model).expanduser() / "modules.json").is_file():
-        do = "name a new folder: its pooling has to be written down too"
-        raise UserError("--output", "given for a plain encoder", "nothing", do)
-    return Path(model).expanduser()
+    own = Path(model).expanduser()
+    # A model of the Hub or of a package is not ours to write into; a plain encoder's pooling has to be written down.
+    return own if (own / "modules.json").is_file() else Path(f"{own.resolve().name}-{to}")
 
 
 def _lines(path: Path) -> list[str]:
