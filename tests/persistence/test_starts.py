@@ -244,9 +244,11 @@ def test_without_the_package_and_the_hub_minilm_names_the_extra(monkeypatch):
 def test_training_reads_case_as_the_folder_says(plain, tmp_path, lower):
     """sentence-transformers' own setting changes the tokenizer that it loads, and no other."""
     start = saved(plain, tmp_path / "start", "mean")
-    words = json.loads((start / "tokenizer.json").read_text())
-    words["normalizer"]["lowercase"] = False
-    (start / "tokenizer.json").write_text(json.dumps(words))
+    words, settings = ((start / file) for file in ("tokenizer.json", "tokenizer_config.json"))
+    content = json.loads(words.read_text())
+    content["normalizer"]["lowercase"] = False
+    words.write_text(json.dumps(content))
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"do_lower_case": False}))
     (start / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 32, "do_lower_case": lower}))
     networks = load_networks(build(**SETTINGS, encoder=str(start)))
     unknown = networks.tokenizer.unk_token_id
