@@ -42,8 +42,8 @@ def end(how: str) -> None:
 
 
 @app.command()
-def evaluate() -> None:
-    """A verb that keeps nothing."""
+def train() -> None:
+    """A verb that keeps what it did."""
     raise KeyboardInterrupt
 
 
@@ -66,10 +66,10 @@ def sigterm() -> Iterator[None]:
         (["end", "code"], 1, ""),
         (["end", "refused"], 2, f"diffcse: a\\nb must be good; got {'x' * 119}…; do this\n"),
         (["end", "interrupted"], 130, "diffcse: stopped at step 7; the same command resumes\n"),
-        (["end", "Ctrl-C"], 130, "diffcse: stopped before the end; the same command resumes\n"),
-        (["end", "on-the-way"], 130, "diffcse: stopped at encode, 3 of 9; the same command resumes\n"),
-        (["end", "SIGTERM"], 130, "diffcse: stopped before the end; the same command resumes\n"),
-        (["evaluate"], 130, "diffcse: stopped before the end; the same command starts again\n"),
+        (["end", "Ctrl-C"], 130, "diffcse: stopped before the end; the same command starts again\n"),
+        (["end", "on-the-way"], 130, "diffcse: stopped at encode, 3 of 9; the same command starts again\n"),
+        (["end", "SIGTERM"], 130, "diffcse: stopped before the end; the same command starts again\n"),
+        (["train"], 130, "diffcse: stopped before the end; the same command resumes\n"),
         (["end", "diverged"], 1, "diffcse: the loss is not finite\n"),
     ],
 )

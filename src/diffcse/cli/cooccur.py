@@ -22,12 +22,14 @@ def cooccur(
     config = CooccurConfig(**given_only(given))
     from diffcse.cli.quiet import quiet_libraries
     from diffcse.pretraining.word_vector_start import cooccur as run
+    from diffcse.pretraining.word_vector_start import fitting_tokenizer
     from diffcse.progress import make_console, say
     from diffcse.text.dataset import read_texts
     from diffcse.training.run_folder import check_place
 
     check_place(output)
     quiet_libraries()
+    fitting_tokenizer(config)  # refused before the text is read
     console = make_console()
     rows, read = read_texts(sources, columns=[column] if column else None, cache_dir=cache)
     say(console, read.summary())

@@ -20,57 +20,63 @@ from diffcse.cli.common import (
 )
 from diffcse.errors import UserError
 
+FILE = Annotated[
+    str,
+    typer.Argument(
+        help="Text (a sentence a line), csv, tsv, jsonl or parquet, any of them gzipped; - for standard input.",
+        show_default=False,
+    ),
+]
+OUTPUT = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Where to: .npy (vectors), .parquet (texts and vectors), or a new folder of Parquet parts.",
+        show_default=False,
+    ),
+]
+DTYPE = Annotated[
+    Literal["float32", "float16", "int8"],
+    typer.Option(help="Type of the numbers written. int8 scales each vector by itself, which cosines do not feel."),
+]
+PRECISION = Annotated[
+    Literal["float32", "float16", "bfloat16", "int8"],
+    typer.Option(help="Arithmetic of the model. float16 and bfloat16 with torch, int8 with an exported graph."),
+]
+BACKEND = Annotated[
+    Literal["torch", "onnx", "openvino"],
+    typer.Option(help="What runs the model; onnx and openvino run what diffcse export put into its folder."),
+]
+ENGINE = Annotated[Literal["local", "ray"], typer.Option(help="This process, or the workers of a Ray cluster.")]
+ADDRESS = Annotated[
+    str | None, typer.Option(help="Address of a running Ray cluster. Default: one on this machine, for this run.")
+]
+WORKERS = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that encode at once, each with one core or GPU; any number writes the same bytes. Default: "
+        "this process with all its threads; with --engine ray one a GPU, or one a core."
+    ),
+]
+DIMS = Annotated[
+    int | None,
+    typer.Option(help="Keep only the first numbers of each vector, for models trained for it (Matryoshka)."),
+]
+
 
 def encode(
-    file: Annotated[
-        str,
-        typer.Argument(
-            help="Text (a sentence a line), csv, tsv, jsonl, json or parquet, "
-            "packed (gz, bz2, xz, zst) or not; - for standard input.",
-            show_default=False,
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Where to: .npy (vectors), .parquet (texts and vectors), or a new folder of Parquet parts.",
-            show_default=False,
-        ),
-    ],
+    file: FILE,
+    output: OUTPUT,
     model: MODEL = None,
-    dtype: Annotated[
-        Literal["float32", "float16", "int8"],
-        typer.Option(help="Type of the numbers written. int8 scales each vector by itself, which cosines do not feel."),
-    ] = "float32",
-    precision: Annotated[
-        Literal["float32", "float16", "bfloat16", "int8"],
-        typer.Option(help="Arithmetic of the model. float16 and bfloat16 with torch, int8 with an exported graph."),
-    ] = "float32",
-    backend: Annotated[
-        Literal["torch", "onnx", "openvino"],
-        typer.Option(help="What runs the model; onnx and openvino run what diffcse export put into its folder."),
-    ] = "torch",
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="This process, or the workers of a Ray cluster.")
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(help="Address of a running Ray cluster. Default: one on this machine, for this run."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes that encode at once, each with one core or GPU; any number writes the same bytes. Default: "
-            "this process with all its threads; with --engine ray one a GPU, or one a core."
-        ),
-    ] = None,
+    dtype: DTYPE = "float32",
+    precision: PRECISION = "float32",
+    backend: BACKEND = "torch",
+    engine: ENGINE = "local",
+    address: ADDRESS = None,
+    workers: WORKERS = None,
     normalize: Annotated[bool, typer.Option(help="Scale every vector to length 1.")] = True,
-    dims: Annotated[
-        int | None,
-        typer.Option(help="Keep only the first numbers of each vector, for models trained for it (Matryoshka)."),
-    ] = None,
+    dims: DIMS = None,
     prompt_name: PROMPT_NAME = None,
     prompt: PROMPT = None,
     max_tokens: MAX_TOKENS = None,

@@ -34,8 +34,8 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
 """What any look at a path that a user names may meet."""
 
-_STARTS_AGAIN = ("evaluate", "report", "export", "similarity", "search", "dedup", "cooccur")
-"""Verbs that keep nothing of what was interrupted."""
+_RESUMES = ("train", "pretrain", "adapt", "demo", "encode", "index", "sweep", "ablate", "data")
+"""Verbs that keep what was done before an interruption."""
 
 
 def run(command: Any, arguments: Sequence[str]) -> int:
@@ -84,9 +84,9 @@ def _invoke(command: Any, arguments: Sequence[str]) -> int:
     except Interrupted as stopped:
         return _say(stopped, INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort) as error:
-        again = bool(arguments) and arguments[0] in _STARTS_AGAIN
+        resumes = bool(arguments) and arguments[0] in _RESUMES
         where = f"at {error}" if str(error) else "before the end"
-        return _say(f"stopped {where}; the same command {'starts again' if again else 'resumes'}", INTERRUPTED)
+        return _say(f"stopped {where}; the same command {'resumes' if resumes else 'starts again'}", INTERRUPTED)
     except NonFiniteLoss as error:
         return _say(error, FAULT)
     except SystemExit as end:

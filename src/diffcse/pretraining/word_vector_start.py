@@ -92,10 +92,7 @@ def cooccur(
     """
     if len(sentences) <= config.held_out:
         raise UserError("text", f"more than {config.held_out} sentences (held_out)", len(sentences), "lower held_out")
-    tokenizer = load_tokenizer(config.tokenizer)
-    if config.hidden_size - _EXTRA >= len(tokenizer):
-        rule = f"below the vocabulary's size ({len(tokenizer)})"
-        raise UserError("hidden_size", rule, config.hidden_size, "lower hidden_size")
+    tokenizer = fitting_tokenizer(config)
     run = RunFolder.look(Path(output), dataclasses.asdict(config), [f"{len(sentences)} sentences"])
     counted = _count(sentences[config.held_out :], tokenizer, config, console)
     if console is not None:
@@ -110,6 +107,19 @@ def cooccur(
     run.claim()  # last: counting leaves nothing to resume from
     save(start, tokenizer, run, result)
     return result
+
+
+def fitting_tokenizer(config: CooccurConfig) -> Any:
+    """The tokenizer of the settings, whose vocabulary must be larger than the vectors are wide.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    tokenizer = load_tokenizer(config.tokenizer)
+    if config.hidden_size - _EXTRA >= len(tokenizer):
+        rule = f"below the vocabulary's size ({len(tokenizer)})"
+        raise UserError("hidden_size", rule, config.hidden_size, "lower hidden_size")
+    return tokenizer
 
 
 def load_tokenizer(name: str) -> Any:
