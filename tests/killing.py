@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 120
+PATIENCE = 300
 """Seconds until a run that does not get where it should be is an error of the test."""
 
 
@@ -57,7 +58,11 @@ def kill(
             assert child.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < until, "the run did not get where it was to be killed"
             time.sleep(0.002)
-        os.killpg(child.pid, sign)  # torchrun's processes too
+        left = workers(child.pid)
+        os.killpg(child.pid, sign)
+        for pid in left if sign == signal.SIGKILL else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sign)
         code = child.wait(PATIENCE)
         errors.seek(0)
         told = errors.read()
@@ -79,6 +84,12 @@ def killed_at(call: Callable[..., Any], moment: int = 0) -> Callable[..., Any]:
         return call(*args, **kwargs)
 
     return wrapper
+
+
+def workers(pid: int) -> list[int]:
+    """Processes that torchrun started; each leads a group of its own, so that they outlive torchrun."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in children.read_text().split()] if children.exists() else []
 
 
 def logged(output: Path) -> int:

@@ -35,15 +35,15 @@ from transformers import (
 
 from diffcse.errors import Interrupted, UserError
 from diffcse.files import json_bytes, move_into, write_json
-from diffcse.kernels.memory import freed_memory_kept
 from diffcse.method.masking import IGNORE, mask_tokens, uniforms
 from diffcse.pretraining.config import PretrainConfig
-from diffcse.pretraining.continued import load_start, logits_at, save_start, texts_of
+from diffcse.pretraining.continued import Start, load_start, logits_at, save_start, texts_of
 from diffcse.pretraining.wordpiece import own_tokenizer, unknown_note
 from diffcse.progress import say
 from diffcse.training.callbacks import GracefulStop, MetricsFile
 from diffcse.training.checks import positions
 from diffcse.training.display import LiveDisplay
+from diffcse.training.process import own_process
 from diffcse.training.run_folder import RunFolder
 from diffcse.training.trainer import SafeTrainer
 
@@ -256,7 +256,7 @@ def pretrain(
     Args:
         sentences: plain text, one sentence each; or documents, a dataset with the column `sentences`, whose
             consecutive sentences are joined to texts of about `config.max_length` tokens if there is an encoder.
-        output: folder for the model; `checkpoints/` and `metrics.jsonl` are kept in it.
+        output: folder for the model; `checkpoints/` and `metrics.jsonl` stay in it.
         config: size and schedule.
         console: where progress is shown; None shows nothing.
 
@@ -272,41 +272,52 @@ def pretrain(
         may_change=() if config.encoder else ("total_tokens", "decay_ratio"),
         defaults=dataclasses.asdict(PretrainConfig()),
     )
-    start = load_start(config.encoder, config.seed) if config.encoder else None
-    if start is not None and config.max_length > positions(start.mlm):
-        rule = f"at most {positions(start.mlm)}, the positions of encoder {config.encoder}"
-        raise UserError("max_length", rule, config.max_length, "lower it")
+    start = _start(config)
     texts = texts_of(sentences, start.tokenizer if start else None, config.max_length) if documents else sentences
     if len(texts) <= config.held_out:
         raise UserError("text", f"more than {config.held_out} sentences (held_out)", len(texts), "lower held_out")
     run.claim()
-    torch.set_flush_denormal(True)
     train_on, held_out = list(texts[config.held_out :]), list(texts[: config.held_out])
-    tokenizer, note = (
-        (start.tokenizer, "") if start else own_tokenizer(run.checkpoints / "tokenizer", train_on, config, held_out)
-    )
-    # Texts of documents are long already; more of them in one would be cut off.
-    tokens, aside = (
-        tokenise_lines(each, tokenizer, config.max_length, join=not (documents and start))
-        for each in (train_on, held_out)
-    )
-    if console is not None:
-        counts = np.bincount(tokens.ids, minlength=len(tokenizer))
-        for text in filter(None, [unknown_note(counts, tokenizer), note]):
-            say(console, text)
-    model = start.mlm if start else build_model(config, tokenizer)
-    trainer = _trainer(model, tokens, tokenizer, run, config, console)
-    with run.writing(), freed_memory_kept():
-        trainer.train(resume_from_checkpoint=run.last_checkpoint())
-        if trainer.state.global_step < trainer.state.max_steps:
-            raise Interrupted(f"step {trainer.state.global_step}")
-        result = evaluate(model, aside, tokenizer, config)
+    with own_process(config.seed), run.writing():
+        tokenizer, note = (
+            (start.tokenizer, "") if start else own_tokenizer(run.checkpoints / "tokenizer", train_on, config, held_out)
+        )
+        # Texts of documents are long already: several in one would be cut off.
+        train_ids, held_out_ids = (
+            tokenise_lines(part, tokenizer, config.max_length, join=not (documents and start))
+            for part in (train_on, held_out)
+        )
+        if console is not None:
+            counts = np.bincount(train_ids.ids, minlength=len(tokenizer))
+            for text in filter(None, [unknown_note(counts, tokenizer), note]):
+                say(console, text)
+        model = start.mlm if start else build_model(config, tokenizer)
+        _fit(_trainer(model, train_ids, tokenizer, run, config, console), run)
+        result = evaluate(model, held_out_ids, tokenizer, config)
         if start is None:
             save(model, tokenizer, run, result)
         else:
             save_start(start, run.folder, {"held_out.json": json_bytes(dataclasses.asdict(result))})
             run.mark_finished()
     return result
+
+
+def _start(config: PretrainConfig) -> Start | None:
+    """The encoder to continue from, if there is one; it must be able to read the longest example."""
+    if not config.encoder:
+        return None
+    start = load_start(config.encoder, config.seed)
+    if config.max_length > positions(start.mlm):
+        rule = f"at most {positions(start.mlm)}, the positions of encoder {config.encoder}"
+        raise UserError("max_length", rule, config.max_length, "lower it")
+    return start
+
+
+def _fit(trainer: SafeTrainer, run: RunFolder) -> None:
+    """Train to the last step, from the newest checkpoint if there is one."""
+    trainer.train(resume_from_checkpoint=run.last_checkpoint())
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise Interrupted(f"step {trainer.state.global_step}")
 
 
 def _trainer(
@@ -356,7 +367,7 @@ def save(model: PreTrainedModel, tokenizer: Any, run: RunFolder, result: HeldOut
     tokenizer.save_pretrained(part)
     write_json(part / "held_out.json", dataclasses.asdict(result))
     move_into(part, run.folder)
-    run.mark_finished(keep_checkpoints=True)  # a later run with more tokens goes on from them
+    run.mark_finished(keep_checkpoints=True)  # a later run with more tokens resumes from them
 
 
 def _arguments(output: Path, config: PretrainConfig) -> TrainingArguments:

@@ -50,7 +50,7 @@ from diffcse.resources import GENERATOR
 from diffcse.training.run_folder import RunFolder
 
 _EXTRA = 4
-"""Dimensions beside a word vector's: +c and -c for every token, then +m and -m for [CLS] alone; see `build_start`."""
+"""Dimensions next to a word vector's: +c and -c for every token, then +m and -m for [CLS] alone; see `build_start`."""
 
 _SHARPNESS = 2.0
 """Factor of the products of word vectors in `weigh_redundancy`'s scores; small, so that exp is near its tangent."""
@@ -203,9 +203,9 @@ def build_start(vectors: NDArray[np.float64], tokenizer: Any, config: CooccurCon
 def weigh_redundancy(layer: Any, size: int, strength: float) -> None:
     """Make attention divide each token's vector by 1 + strength * r, r being its product with the sentence's sum.
 
-    A word that comes twice, or beside words like it, is said once; a plain mean counts it every time. The heads look
+    A word that comes twice, or next to words like it, is said once; a plain mean counts it every time. The heads look
     at D / heads dimensions each. Half of them score words by being alike, half by being unlike, and all of them score
-    [CLS] so high that the others share little: the difference of what the two halves find beside [CLS] is r, to second
+    [CLS] so high that the others share little: the difference of what the two halves find next to [CLS] is r, to second
     order. It is added to +c and -c, and the LayerNorm after the attention divides by them.
 
     Args:
@@ -229,16 +229,16 @@ def weigh_redundancy(layer: Any, size: int, strength: float) -> None:
         scores.query.bias[last] = root * np.log(_SINK) ** 0.5
         scores.key.weight[last, mark] = root * np.log(_SINK) ** 0.5 / marked
         scores.value.bias[first], scores.value.weight[first, mark] = 1.0, -1.0 / marked  # 1 for every token but [CLS]
-        found = sign * strength * (hidden / 2) ** 0.5 * _SINK / (heads * _SHARPNESS)
-        layer.output.dense.weight[plus, first], layer.output.dense.weight[minus, first] = found, -found
+        scale = sign * strength * (hidden / 2) ** 0.5 * _SINK / (heads * _SHARPNESS)
+        layer.output.dense.weight[plus, first], layer.output.dense.weight[minus, first] = scale, -scale
 
 
 def save(model: BertModel, tokenizer: Any, run: RunFolder, result: CooccurResult) -> None:
     """The model in half precision as a SentenceTransformer folder with mean pooling, and how it was made."""
-    with tempfile.TemporaryDirectory() as beside:
-        model.half().save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
-        transformer = Transformer(beside, model_kwargs={"dtype": torch.float16})
+    with tempfile.TemporaryDirectory() as part:
+        model.half().save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        transformer = Transformer(part, model_kwargs={"dtype": torch.float16})
         files = {
             "README.md": card(run.about["settings"], result).encode(),
             "held_out.json": json_bytes(dataclasses.asdict(result)),

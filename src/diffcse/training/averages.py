@@ -1,7 +1,7 @@
 """An exponential moving average of the encoder's weights, which moves less from seed to seed than the last step does.
 
-The average lives in the training module as a second, frozen encoder. So checkpoints hold it, a resumed run goes on with
-the same bits, and under DDP every process updates its own copy by the same weights and all stay equal.
+The average lives in the training module as a second, frozen encoder. So checkpoints hold it, a resumed run continues
+with the same bits, and under DDP every process updates its own copy by the same weights and all stay equal.
 """
 
 from __future__ import annotations

@@ -118,8 +118,8 @@ class RunFolder:
 
     def last_checkpoint(self) -> str | None:
         """The newest complete checkpoint."""
-        found = last_checkpoint(self.checkpoints)
-        return str(found) if found else None
+        newest = last_checkpoint(self.checkpoints)
+        return str(newest) if newest else None
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All log lines so far."""
@@ -129,7 +129,7 @@ class RunFolder:
         """Refuse to resume on other text than the run began with: counts and a sample of rows are compared.
 
         Args:
-            rows: the sentences as a dataset.
+            rows: the sentences or documents as a dataset.
         """
         if not _is_first() or not self._text.is_file():
             return
@@ -179,7 +179,7 @@ class RunFolder:
             yield
 
     def save_training_state(self, state: dict[str, Tensor]) -> None:
-        """Projector and discriminator beside the model, in `training/`."""
+        """Projector and discriminator next to the model, in `training/`."""
         place = self.folder / "training"
         place.mkdir(exist_ok=True)
         write_atomic(place / "model.safetensors", save({name: value.contiguous() for name, value in state.items()}))
@@ -226,8 +226,8 @@ def check_place(folder: Path) -> None:
 def is_finished(folder: Path) -> bool:
     """Whether `folder` holds the model of a run that ended."""
     try:
-        return bool(json.loads((folder / _RUN).read_text()).get("finished"))
-    except (OSError, ValueError):
+        return bool(read_json(folder / _RUN, what=f"{folder / _RUN}", do="").get("finished"))
+    except (FileNotFoundError, UserError):
         return False
 
 
@@ -242,6 +242,8 @@ def _existing(folder: Path) -> Path:
 
 
 def _text_digest(rows: Any) -> str:
+    if "key" in getattr(rows, "column_names", ()):  # documents, whose keys are digests of their text
+        return digest(list(rows["key"]))
     sample = [rows[i] for i in range(0, len(rows), max(1, len(rows) // 1000))]
     return digest([len(rows), sample])
 

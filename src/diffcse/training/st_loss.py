@@ -44,9 +44,9 @@ class DiffCSELoss(nn.Module):
     and their moments live in this loss, and **that trainer does not know parameters that live in a loss**:
 
     - it does not save them: a checkpoint holds the encoder alone;
-    - it does not restore them: a resumed run goes on with a new projector and a new discriminator, beside the old
+    - it does not restore them: a resumed run continues with a new projector and a new discriminator, next to the old
       moments of the optimiser, and draws the masks of its first steps again;
-    - it does not switch them to evaluation mode, so that BatchNorm would go on learning from evaluation data (mended
+    - it does not switch them to evaluation mode, so that BatchNorm would learn from evaluation data too (fixed
       here: each forward takes over the encoder's mode);
     - it does not clip their gradients, nor share them between processes (refused here).
 

@@ -83,8 +83,8 @@ class Text:
         documents, lines = self.documents, self.lines
         if documents is None:
             column = self.columns[0] if self.columns else None
-            found = read_documents(self.sources or (), column=column, cache_dir=cache_dir)
-            documents, lines = found.dataset, found.counts.lines()
+            corpus = read_documents(self.sources or (), column=column, cache_dir=cache_dir)
+            documents, lines = corpus.dataset, corpus.counts.lines()
         check_documents(documents)
         return documents, report(documents, lines)
 

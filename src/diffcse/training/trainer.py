@@ -2,7 +2,7 @@
 
 `SafeTrainer` is `transformers.Trainer` with four additions. The order of examples is a function of (seed, epoch); a
 checkpoint counts only once it is complete; a non-finite loss stops the run before the optimiser step; and what the
-model reports beside its loss is averaged between two log lines without a device synchronisation per step.
+model reports next to its loss is averaged between two log lines without a device synchronisation per step.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SafeTrainer(Trainer):
     """`transformers.Trainer` whose checkpoints are whole, whose resume is exact and which stops on bad numbers.
 
     Args:
-        model: module whose forward returns a mapping with `loss` and any number of scalar tensors beside it.
+        model: module whose forward returns a mapping with `loss` and any number of scalar tensors next to it.
         args: the Trainer's settings.
         dataset: examples, addressed by what `order` yields.
         order: a sampler with `set_epoch`; one that yields lists is used as a batch sampler.
@@ -137,7 +137,7 @@ class SafeTrainer(Trainer):
         super().log(logs, start_time)
 
     def report(self, logs: dict[str, float]) -> None:
-        """Log a line of one's own between two steps; the training line that may be due at this step stays due."""
+        """Log a line of your own between two steps; the training line that may be due at this step stays due."""
         due = self.control.should_log
         self.log(logs)
         self.control.should_log = due
@@ -185,8 +185,8 @@ def last_checkpoint(folder: Path, *, remove_broken: bool = False) -> Path | None
         folder: where the run writes its checkpoints.
         remove_broken: delete newer, half-written ones, so that they are written again from scratch.
     """
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
         if (path / COMPLETE).is_file():
             return path
         if remove_broken:
