@@ -239,15 +239,15 @@ class DiffCSE:
             log.warning(text, encoded.unknown.sum(), len(sentences))
         return encoded.vectors
 
-    def _as_vectors(self, given: Any, device: str | torch.device | None) -> NDArray[np.float32]:
+    def _as_vectors(self, values: Any, device: str | torch.device | None) -> NDArray[np.float32]:
         """Sentences encoded, vectors as they are: (H,) for one and (N, H) for several."""
-        if isinstance(given, Tensor):
-            given = given.detach().cpu().numpy()
-        if isinstance(given, np.ndarray) and given.dtype.kind in "fiu":
-            if given.ndim not in (1, 2):
-                raise UserError("vectors", "of shape (H,) or (N, H)", given.shape, "give one or two dimensions")
-            return given.astype(np.float32, copy=False)
-        return self.encode(given, device=device, return_numpy=True)  # type: ignore[return-value]
+        if isinstance(values, Tensor):
+            values = values.detach().cpu().numpy()
+        if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
+            if values.ndim not in (1, 2):
+                raise UserError("vectors", "of shape (H,) or (N, H)", values.shape, "give one or two dimensions")
+            return values.astype(np.float32, copy=False)
+        return self.encode(values, device=device, return_numpy=True)  # type: ignore[return-value]
 
     def _faiss_index(self, faiss: Any, vectors: NDArray[np.float32], fast: bool) -> Any:
         flat = faiss.IndexFlatIP(vectors.shape[1])

@@ -102,8 +102,8 @@ def real_sentences(count: int = 256) -> list[str]:
 
     from diffcse.text.docstrings import is_plain, prose
 
-    found = (text for name in sorted(topics) for text in prose(topics[name]) if text and is_plain(text))
-    return [text for _, text in zip(range(count), dict.fromkeys(found), strict=False)]
+    sentences = (text for name in sorted(topics) for text in prose(topics[name]) if text and is_plain(text))
+    return [text for _, text in zip(range(count), dict.fromkeys(sentences), strict=False)]
 
 
 def compare(

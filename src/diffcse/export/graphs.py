@@ -44,10 +44,10 @@ class TokenVectors(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Token vectors (B, L, H) of ids and masks (B, L)."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
-            given["token_type_ids"] = token_type_ids
-        output = self.backbone(**given, output_hidden_states=self.layers is not None)
+            inputs["token_type_ids"] = token_type_ids
+        output = self.backbone(**inputs, output_hidden_states=self.layers is not None)
         if self.layers is None:
             return output.last_hidden_state
         features = {"token_embeddings": output.last_hidden_state, "all_layer_embeddings": output.hidden_states}
@@ -57,12 +57,12 @@ class TokenVectors(nn.Module):
 def tokenised(model: SentenceTransformer, sentences: Sequence[str]) -> dict[str, Tensor]:
     """The graph's inputs for some sentences: (B, L) each."""
     limit = model.max_seq_length
-    made = model.tokenizer(
+    tokens = model.tokenizer(
         list(sentences), padding=True, truncation=limit is not None, max_length=limit, return_tensors="pt"
     )
-    if "token_type_ids" in input_names(model) and "token_type_ids" not in made:
-        made["token_type_ids"] = torch.zeros_like(made["input_ids"])
-    return {name: made[name] for name in input_names(model)}
+    if "token_type_ids" in input_names(model) and "token_type_ids" not in tokens:
+        tokens["token_type_ids"] = torch.zeros_like(tokens["input_ids"])
+    return {name: tokens[name] for name in input_names(model)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +119,14 @@ def _quantise_onnx(source: Path, path: Path, batches: Sequence[Inputs]) -> None:
 def _write_openvino(model: SentenceTransformer, sentences: Sequence[str], path: Path) -> None:
     openvino = import_extra("openvino", "openvino")
     with _tracing(model) as graph:
-        made = openvino.convert_model(graph, example_input=tokenised(model, sentences))
-    made.outputs[0].get_tensor().set_names({OUTPUT})
-    _save_openvino(openvino, made, path)
+        converted = openvino.convert_model(graph, example_input=tokenised(model, sentences))
+    converted.outputs[0].get_tensor().set_names({OUTPUT})
+    _save_openvino(openvino, converted, path)
 
 
-def _save_openvino(openvino: Any, made: Any, path: Path) -> None:
+def _save_openvino(openvino: Any, model: Any, path: Path) -> None:
     try:
-        openvino.save_model(made, path, compress_to_fp16=False)
+        openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:  # what OpenVINO makes of a full disk
         raise OSError(f"{path.name} that could not be written ({str(error).splitlines()[0]})") from error
 
@@ -135,13 +135,13 @@ def _quantise_openvino(source: Path, path: Path, batches: Sequence[Inputs]) -> N
     """Weights and activations in 8 bits, their ranges measured on real sentences."""
     openvino, nncf = import_extra("openvino", "openvino"), import_extra("nncf", "openvino")
     with _quiet("nncf"), redirect_stdout(sys.stderr):  # its progress bars are no result
-        made = nncf.quantize(
+        quantised = nncf.quantize(
             openvino.Core().read_model(source),
             nncf.Dataset(list(batches)),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(batches),
         )
-    _save_openvino(openvino, made, path)
+    _save_openvino(openvino, quantised, path)
 
 
 TOOLS: dict[GraphBackend, Tool] = {

@@ -49,8 +49,8 @@ def to_classic(folder: Path, max_tokens: int | None) -> None:
 def _classic_pooling(settings: dict[str, Any]) -> dict[str, Any]:
     """The old keys for the new ones.
 
-    >>> found = _classic_pooling({"embedding_dimension": 8, "pooling_mode": "mean", "include_prompt": True})
-    >>> [key for key, value in found.items() if value is True]
+    >>> settings = _classic_pooling({"embedding_dimension": 8, "pooling_mode": "mean", "include_prompt": True})
+    >>> [key for key, value in settings.items() if value is True]
     ['pooling_mode_mean_tokens', 'include_prompt']
     """
     chosen = settings["pooling_mode"]

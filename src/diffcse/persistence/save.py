@@ -115,7 +115,7 @@ def layer_mean(config: Any, pooler: Pooler) -> WeightedLayerPooling:
 
 
 def save_folder(model: SentenceTransformer, folder: Path, extra: dict[str, bytes]) -> None:
-    """Write the model and some files of ours into `folder`; a reader finds each file whole or not at all.
+    """Write the model and some files of ours into `folder`; each file is replaced atomically.
 
     Args:
         model: what to save.
@@ -125,15 +125,15 @@ def save_folder(model: SentenceTransformer, folder: Path, extra: dict[str, bytes
     Raises:
         OSError: a disk that cannot be written to.
     """
-    beside = folder / f".model.{os.getpid()}.part"
-    shutil.rmtree(beside, ignore_errors=True)
+    part = folder / f".model.{os.getpid()}.part"
+    shutil.rmtree(part, ignore_errors=True)
     try:
-        model.save(str(beside), create_model_card=False)
-        to_classic(beside, model.max_seq_length)
+        model.save(str(part), create_model_card=False)
+        to_classic(part, model.max_seq_length)
         for name, content in extra.items():
-            (beside / name).write_bytes(content)
-        move_into(beside, folder)
+            (part / name).write_bytes(content)
+        move_into(part, folder)
     except SafetensorError as error:  # what it makes of a full disk
         raise OSError(str(error)) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
