@@ -75,7 +75,7 @@ def test_an_interrupted_run_goes_on_with_the_same_backend_only(tmp_path, folder,
         ),
         (("--backend", "onnx", "--engine", "ray"), "--backend must be torch with --engine ray; got onnx"),
         (("--address", "auto"), "--address must be used with --engine ray; got --engine local"),
-        (("--workers", "0"), "workers must be at least 1; got 0"),
+        (("--workers", "0"), "workers must be 1 to 1,024; got 0"),
         (("--dims", "17"), "dims must be between 1 and 16, the model's width; got 17"),
     ],
 )
