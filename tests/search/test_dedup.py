@@ -11,7 +11,7 @@ from diffcse.encoding.encode import EncodeSettings, encode
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from diffcse.search import dedup
-from diffcse.search.dedup import Kept, dedup_file
+from diffcse.search.dedup import Duplicate, Kept, dedup_file, deduplicate
 from diffcse.vectors import unit
 from tests import tiny
 
@@ -143,3 +143,29 @@ def test_threshold_one_drops_equal_texts_only(tmp_path, model, lines, expected):
     repeats = [first for first in expected if first]
     assert counts == (len(lines) - len(repeats), len(repeats))
     assert [json.loads(line)["repeats"] for line in report.read_text().splitlines()] == repeats
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.9, 0.999])
+def test_in_memory_as_a_plain_loop_and_judged_again(model, threshold):
+    texts = tiny.SENTENCES * 2 + ["zzz", "yyy", "zzz"]  # the last three are unknown to the model
+    vectors = encode(model, texts, SETTINGS).vectors
+    expected = plain(vectors[:16], threshold - 1e-6)
+    result = deduplicate(texts, 0.7, encoder=model).rethreshold(threshold)
+    assert result.threshold == threshold
+    assert result.kept_rows == [row for row, (twin, _) in enumerate(expected) if twin is None] + [16, 17]
+    assert result.kept == [texts[row] for row in result.kept_rows]
+    assert [(d.row, d.text, d.twin) for d in result.dropped[:-1]] == [
+        (row, texts[row], twin) for row, (twin, _) in enumerate(expected) if twin is not None
+    ]
+    np.testing.assert_allclose(
+        [d.score for d in result.dropped[:-1]], [s for t, s in expected if t is not None], atol=1e-6
+    )
+    assert result.dropped[-1] == Duplicate(row=18, text="zzz", twin=16, score=1.0)
+
+
+def test_in_memory_refusals(model):
+    with pytest.raises(UserError, match="threshold must be above 0 and at most 1; got 0"):
+        deduplicate(["a"], 0, encoder=model)
+    with pytest.raises(UserError, match="texts must be a string or several of them"):
+        deduplicate({"a": 1}, encoder=model)
+    assert deduplicate([], encoder=model).kept == []

@@ -32,6 +32,7 @@ def _register() -> None:
         export,
         fingerprint,
         index,
+        mine,
         pretrain,
         report,
         search,
@@ -51,6 +52,7 @@ def _register() -> None:
     app.command()(index.index)
     app.command()(search.search)
     app.command()(dedup.dedup)
+    app.command()(mine.mine)
     app.add_typer(sweep.app)
     app.command()(ablate.ablate)
     app.command()(explore.explore)

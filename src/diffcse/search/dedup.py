@@ -9,9 +9,9 @@ import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from diffcse.encoding.bulk import Progress, check_place
-from diffcse.encoding.encode import EncodeSettings, encode_chunks
+from diffcse.encoding.encode import Encoder, EncodeSettings, encode_chunks
+from diffcse.encoding.tokenise import as_sentences
 from diffcse.errors import UserError
 from diffcse.files import disk_errors, exclusive, json_line
 from diffcse.text.standard_input import STDIN
@@ -150,6 +151,104 @@ def dedup_file(
     return kept, dropped
 
 
+@dataclass(frozen=True, kw_only=True)
+class Duplicate:
+    """A text that repeats another.
+
+    Attributes:
+        row: its place among the texts, from 0.
+        text: itself.
+        twin: place of the kept text that it repeats.
+        score: their cosine similarity.
+    """
+
+    row: int
+    text: str
+    twin: int
+    score: float
+
+
+class Deduplicated:
+    """What `deduplicate` gives.
+
+    Args:
+        texts: N of them.
+        vectors: their unit vectors (N, H).
+        unknown: (N,), True for texts of mostly unknown tokens, which repeat equal texts only.
+        threshold: cosine similarity from which a text repeats another.
+
+    Attributes:
+        threshold: as given.
+        kept_rows: places of the kept texts, in order.
+        dropped: the others, in order.
+    """
+
+    def __init__(self, texts: list[str], vectors: Vectors, unknown: NDArray[np.bool_], threshold: float) -> None:
+        if not 0 < threshold <= 1:
+            raise UserError("threshold", "above 0 and at most 1", threshold, "use 0.9")
+        self.texts, self.threshold = texts, threshold
+        self._vectors, self._unknown = vectors, unknown
+        judge = Judge(vectors.shape[1], threshold)
+        verdicts = list(judge(list(range(len(texts))), texts, vectors, unknown))
+        self.kept_rows = [verdict.line for verdict in verdicts if verdict.repeats is None]
+        self.dropped = [
+            Duplicate(row=verdict.line, text=texts[verdict.line], twin=verdict.repeats, score=verdict.cosine)
+            for verdict in verdicts
+            if verdict.repeats is not None
+        ]
+
+    @property
+    def kept(self) -> list[str]:
+        """The kept texts, in order."""
+        return [self.texts[row] for row in self.kept_rows]
+
+    def rethreshold(self, threshold: float) -> Deduplicated:
+        """The same texts judged at another threshold, without encoding them again."""
+        return Deduplicated(self.texts, self._vectors, self._unknown, threshold)
+
+
+def deduplicate(
+    texts: Iterable[str], threshold: float = 0.9, *, encoder: Encoder | SentenceTransformer | str | Path | None = None
+) -> Deduplicated:
+    """Keep each text that is not too similar to one kept before it; exact, with all vectors in memory.
+
+    Args:
+        texts: a list, tuple, array or column.
+        threshold: cosine similarity from which a text repeats another, above 0 and at most 1.
+        encoder: a model, or what `Encoder` takes; None for the bundled one.
+
+    Raises:
+        UserError: something that is not text, or a threshold out of range.
+    """
+    sentences = as_sentences(texts, "texts")
+    model = encoder if isinstance(encoder, Encoder) else Encoder(encoder)
+    encoded = model.run(sentences, settings=replace(model.settings, normalize=True))
+    return Deduplicated(sentences, encoded.vectors, encoded.unknown, threshold)
+
+
+class Judge:
+    """Verdicts on texts with their vectors, chunk by chunk.
+
+    Args:
+        width: H.
+        threshold: cosine similarity from which a text repeats another.
+    """
+
+    def __init__(self, width: int, threshold: float) -> None:
+        self._kept = Kept(width, threshold)
+        self._unreadable: dict[bytes, int] = {}  # digest of a text of mostly unknown tokens: its first line
+
+    def __call__(
+        self, lines: Sequence[int], texts: Sequence[str], vectors: Vectors, unknown: NDArray[np.bool_]
+    ) -> Iterator[Verdict]:
+        """A verdict on each of n texts, in order."""
+        # Different texts of unknown tokens have the same vector, so only their texts can tell them apart.
+        known = ~unknown
+        verdicts = self._kept.judge(vectors[known], [line for line, k in zip(lines, known, strict=True) if k])
+        for line, text, readable in zip(lines, texts, known, strict=True):
+            yield next(verdicts) if readable else _same_text(line, text, self._unreadable)
+
+
 def _judged(
     texts: Texts, model: SentenceTransformer, threshold: float, settings: EncodeSettings
 ) -> Iterator[tuple[str, Verdict]]:
@@ -163,16 +262,10 @@ def _judged(
                 waiting.append((line, repaired(raw)))
                 yield waiting[-1][1]
 
-    kept = Kept(int(model.get_embedding_dimension() or 0), threshold)
-    unreadable: dict[bytes, int] = {}  # digest of a text of mostly unknown tokens: its first line
+    judge = Judge(int(model.get_embedding_dimension() or 0), threshold)
     for chunk in encode_chunks(model, stream(), settings):
-        group = [waiting.popleft() for _ in chunk.vectors]
-        # Different texts of unknown tokens have the same vector, so only their texts can tell them apart.
-        known = ~chunk.unknown
-        lines = [line for (line, _), readable in zip(group, known, strict=True) if readable]
-        verdicts = kept.judge(chunk.vectors[known], lines)
-        for (line, text), readable in zip(group, known, strict=True):
-            yield text, next(verdicts) if readable else _same_text(line, text, unreadable)
+        lines, group = zip(*(waiting.popleft() for _ in chunk.vectors), strict=True)
+        yield from zip(group, judge(lines, group, chunk.vectors, chunk.unknown), strict=True)
 
 
 def _same_text(line: int, text: str, seen: dict[bytes, int]) -> Verdict:

@@ -1,0 +1,90 @@
+"""Hard negatives: for each pair of texts a third that is near to the first and not its partner."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import mine_hard_negatives
+
+from diffcse.encoding.bulk import check_place
+from diffcse.encoding.prompts import resolve_prompt
+from diffcse.errors import UserError
+from diffcse.files import disk_errors, json_line, write_atomic
+from diffcse.text.dataset import read_texts
+
+COLUMNS = ("sent0", "sent1", "hard_neg")
+"""Columns that `train` takes for a sentence, its positive and its hard negative."""
+
+_LOOKED_AT = 100
+"""Nearest texts among which a negative is looked for; the library's own three may all be nearer than the positive."""
+
+
+def mine_file(
+    source: str,
+    output: Path,
+    model: SentenceTransformer,
+    *,
+    columns: tuple[str, ...] | None = None,
+    count: int = 1,
+    skip: int = 0,
+    margin: float = 0.05,
+    overwrite: bool = False,
+) -> tuple[int, int]:
+    """Write a file of three columns; negatives come from the second texts of all pairs.
+
+    sentence-transformers' `mine_hard_negatives` does the work.
+
+    Args:
+        source: pairs, as for `diffcse.text.dataset.read_texts`.
+        output: .jsonl or .parquet.
+        model: finds what is near; its own prompts for queries and documents are used.
+        columns: the two columns of a table, where several could be meant.
+        count: negatives of a pair, each a row.
+        skip: nearest texts that are passed over, as they may be positives too.
+        margin: a negative's similarity is at most (1 - margin) times the positive's.
+        overwrite: replace an existing file.
+
+    Returns:
+        Pairs read and rows written.
+
+    Raises:
+        UserError: bad input or output, or no negative at all.
+    """
+    if output.suffix not in (".jsonl", ".parquet"):
+        raise UserError(f"output {output}", "a file ending in .jsonl or .parquet", output.suffix, "name it so")
+    check_place(output, overwrite=overwrite)
+    pairs, _ = read_texts(source, columns=columns)
+    if len(pairs.column_names) != 2:
+        do = "name the two columns of a table with --columns"
+        raise UserError(source, "pairs: two columns of text", f"{len(pairs.column_names)}", do)
+    mined = mine_hard_negatives(
+        pairs.rename_columns(dict(zip(pairs.column_names, ("anchor", "positive"), strict=True))),
+        model,
+        num_negatives=count,
+        range_min=skip,
+        range_max=skip + max(_LOOKED_AT, 10 * count),
+        relative_margin=margin,
+        query_prompt=resolve_prompt(model, "query") or None,
+        corpus_prompt=resolve_prompt(model, "document") or None,
+        output_format="triplet",
+        verbose=False,
+    )
+    if not len(mined):
+        do = "give more pairs, or a smaller --margin or --skip"
+        raise UserError(source, "pairs with a text that can be a negative", "none", do)
+    table = pa.table(dict(zip(COLUMNS, (mined[name] for name in mined.column_names), strict=True)))
+    with disk_errors(f"{output}", "make room or permission and try again"):
+        write_atomic(output, _content(table, output.suffix))
+    return len(pairs), len(table)
+
+
+def _content(table: pa.Table, suffix: str) -> bytes:
+    if suffix == ".jsonl":
+        return "".join(json_line(row) + "\n" for row in table.to_pylist()).encode()
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
