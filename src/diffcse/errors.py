@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_LONGEST_VALUE = 120
+_LONGEST_VALUE, _LONGEST_RULE = 120, 600
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -26,6 +26,7 @@ class UserError(ValueError):
 
     def __init__(self, what: str, rule: str, got: Any, do: str) -> None:
         self.what, self.rule, self.got, self.do = what, rule, got, do
+        rule, do = _short(rule, _LONGEST_RULE), _short(do, _LONGEST_RULE)  # a rule may list a file's many columns
         super().__init__(one_line(f"{what} must be {rule}; got {_short(got)}; {do}"))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -77,6 +78,6 @@ def one_line(text: str) -> str:
     return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, most: int = _LONGEST_VALUE) -> str:
     text = one_line(str(value))
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"

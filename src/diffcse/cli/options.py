@@ -16,8 +16,8 @@ from diffcse.settings import field_docs
 SOURCES = Annotated[
     list[str],
     typer.Argument(
-        help="Text files (a sentence a line), csv, tsv, jsonl or parquet files, gzip of these, globs, a Hub dataset "
-        "name, or - for standard input.",
+        help="Texts (a sentence a line), csv, tsv, jsonl, json or parquet files, packed (gz, bz2, xz, zst) or not; "
+        "globs, a Hub dataset name, or - for standard input.",
         show_default=False,
     ),
 ]

@@ -59,12 +59,12 @@ def search(
         raise UserError("--prompt", "used without --prompt-name", "both", "remove one of them")
     from diffcse.search.build import TextSearch
     from diffcse.search.index import SentenceIndex
-    from diffcse.text.stream import open_texts
+    from diffcse.text.stream import open_texts, repaired
 
     with closing(SentenceIndex(folder, verify=verify)) as index:
         texts = list(queries or ())
         if queries_file is not None:
-            texts += open_texts(queries_file, skip_blank=True)
+            texts += (repaired(text) for text in open_texts(queries_file, skip_blank=True))
         if not texts:
             raise UserError("queries", "at least one", "none", "name some after the folder, or a file with --queries")
         if where is not None:

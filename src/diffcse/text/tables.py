@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
@@ -71,7 +72,7 @@ class CsvFile(File):
         with closing(self._records()) as records:
             header = self._header(records)
         # A file without a header loses its first row to it; only the user can tell.
-        log.warning("%s: line 1 is the header: %s", self.name, ", ".join(map(repr, header)))
+        log.warning("%s: line 1 is the header: %s", self.name, textwrap.shorten(", ".join(map(repr, header)), 300))
         return dict.fromkeys(header, True)
 
     def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
