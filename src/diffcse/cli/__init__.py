@@ -35,6 +35,7 @@ def _register() -> None:
         mine,
         pretrain,
         report,
+        reproduce,
         search,
         similarity,
         sweep,
@@ -55,6 +56,7 @@ def _register() -> None:
     app.command()(mine.mine)
     app.add_typer(sweep.app)
     app.command()(ablate.ablate)
+    app.command()(reproduce.reproduce)
     app.command()(explore.explore)
     app.command()(fingerprint.fingerprint)
     app.command()(demo.demo)

@@ -40,7 +40,12 @@ _MOST_FILES = 20_000
 
 def archive_url() -> str:
     """Where the archive is; `HF_ENDPOINT` names another Hub."""
-    return hf_hub_url(REPOSITORY, ARCHIVE, repo_type="dataset", endpoint=ENDPOINT)
+    return file_url(ARCHIVE)
+
+
+def file_url(name: str) -> str:
+    """Where a file of the authors' dataset is."""
+    return hf_hub_url(REPOSITORY, name, repo_type="dataset", endpoint=ENDPOINT)
 
 
 def check(folder: Path) -> Reading:
@@ -79,30 +84,34 @@ def fetch(folder: Path) -> Reading:
         folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / ".fetch.lock", str(folder)):
         archive = folder / ARCHIVE
-        return _unpack(archive if archive.exists() else _download(archive), folder)
+        return _unpack(archive if archive.exists() else download(ARCHIVE, archive), folder)
 
 
-def _download(by_hand: Path) -> Path:
-    """The archive in the Hub's cache, with the content that the Hub says it has.
+def download(name: str, by_hand: Path) -> Path:
+    """A file of the authors' dataset in the Hub's cache, with the content that the Hub says it has.
 
     Args:
-        by_hand: where an archive that was downloaded elsewhere can be put.
+        name: of the file.
+        by_hand: where a file that was downloaded elsewhere can be put.
+
+    Raises:
+        UserError: no network and nothing in the cache, or a damaged file.
     """
-    do = f"run this again with a network, or put {archive_url()} to {by_hand} by hand and run this again"
+    do = f"run this again with a network, or put {file_url(name)} to {by_hand} by hand and run this again"
     problem = None if constants.HF_HUB_OFFLINE else _no_connection()
     if problem:
-        raise UserError(ARCHIVE, "in the cache, or on a Hub that can be reached", problem, do)
+        raise UserError(name, "in the cache, or on a Hub that can be reached", problem, do)
     try:
-        path = Path(hf_hub_download(REPOSITORY, ARCHIVE, repo_type="dataset", endpoint=ENDPOINT))
+        path = Path(hf_hub_download(REPOSITORY, name, repo_type="dataset", endpoint=ENDPOINT))
     except (OSError, HTTPError) as error:
         got = "HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else " ".join(str(error).split())
-        raise UserError(ARCHIVE, "in the cache, or on a Hub that can be reached", got, do) from error
+        raise UserError(name, "in the cache, or on a Hub that can be reached", got, do) from error
     content = path.resolve()  # the cache names a large file by the SHA-256 that the Hub gives for it
     with content.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if re.fullmatch("[0-9a-f]{64}", content.name) and actual != content.name:
         content.unlink()  # or the next run would use it
-        raise UserError(ARCHIVE, f"a file with SHA-256 {content.name}", actual, "run this again")
+        raise UserError(name, f"a file with SHA-256 {content.name}", actual, "run this again")
     return path
 
 
