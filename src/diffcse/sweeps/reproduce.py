@@ -370,7 +370,7 @@ def table(published: PublishedRow, results: Sequence[Results], *, notes: Sequenc
     group, names = published.group, GROUPS[published.group]
     scores = [[*(_score(result, name, group) for name in names), result["average"][group]] for result in results]
     reached = [published.by_task()[name] for name in names] + [published.average]
-    rows = [Row(cells=(f"published: {published.name}", *(f"{value:.2f}" for value in reached)), kind="published")]
+    rows = [Row(cells=("DiffCSE", *(f"{value:.2f}" for value in reached)), kind="published")]
     for result, values in zip(results, scores, strict=True):
         rows.append(Row(cells=(result["model"], *map(percent, values)), kind="measured"))
     columns = [[value for value in column if value is not None] for column in zip(*scores, strict=True)]
@@ -386,7 +386,7 @@ def table(published: PublishedRow, results: Sequence[Results], *, notes: Sequenc
         title=TITLES[group] + (", dry run: no reproduction" if dry_run else ""),
         columns=("", *map(short_task, names), "avg"),
         rows=rows,
-        notes=(*_notes(results, group, dry_run), *notes),
+        notes=(f"published: {published.name}, {SOURCE}, a single run", *_notes(results, group, dry_run), *notes),
     )
 
 
@@ -396,7 +396,7 @@ def _score(result: Results, task: str, group: Group) -> float | None:
 
 
 def _notes(results: Sequence[Results], group: Group, dry_run: bool) -> list[str]:
-    notes = [f"published: {SOURCE}, a single run"]
+    notes = []
     if len(results) > 1:
         notes.append(f"spread: standard deviation over {len(results)} seeds")
     absent = results[0]["missing"][group]
