@@ -155,7 +155,7 @@ def test_each_preset_has_its_published_row_and_is_trained_as_published(preset: s
         (["small"], "preset must be one of bert-sts, roberta-sts, bert-transfer, roberta-transfer; got small"),
         (["bert-sts", "--dry-run"], "senteval must be given in a dry run, which fetches nothing; got None"),
         (["bert-sts", "--senteval", "nowhere"], "--senteval nowhere must be a folder that holds downstream/"),
-        (["bert-sts", "--senteval", "SENTEVAL"], "STS13"),
+        (["bert-sts", "--senteval", "SENTEVAL"], "must be a file of 750 scored pairs; got 30; STS12 needs it"),
         (["bert-sts", "--text", "nowhere.txt"], "text must be an existing file; got nowhere.txt"),
         (["bert-sts", "--encoder", "./nowhere"], "model ./nowhere must be an existing folder or a Hub name"),
         (["bert-sts", "--generator", "./nowhere"], "model ./nowhere must be an existing folder or a Hub name"),
