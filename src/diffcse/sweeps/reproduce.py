@@ -39,19 +39,14 @@ from diffcse.sweeps.reproduce_settings import REPRODUCED, TEXT, ReproduceSetting
 from diffcse.text.dataset import ReadReport, read_texts
 from diffcse.text.docstrings import collect
 from diffcse.training.batches import Collator
+from diffcse.training.build import build_model, steps_of
+from diffcse.training.checks import check_positions, check_size, launched
 from diffcse.training.criteria import Criterion
 from diffcse.training.networks import load_networks
+from diffcse.training.process import own_process
 from diffcse.training.run_folder import is_finished
-from diffcse.training.train import (
-    build_model,
-    check_positions,
-    check_size,
-    distributed_size,
-    encode_by,
-    examples,
-    steps_of,
-    train,
-)
+from diffcse.training.texts import examples
+from diffcse.training.train import train
 
 STAND_IN = "text.txt"
 
@@ -141,8 +136,8 @@ def configs_of(preset: str, settings: ReproduceSettings) -> list[Config]:
     Raises:
         UserError: several processes.
     """
-    if distributed_size() > 1:
-        raise UserError("processes", "one for reproduce", distributed_size(), "start it without torchrun")
+    if launched() > 1:
+        raise UserError("processes", "one for reproduce", launched(), "start it without torchrun")
     changes: dict[str, Any] = {"encoder": BUNDLED, "generator": BUNDLED, **_DRY} if settings.dry_run else {}
     models = {"encoder": settings.encoder, "generator": settings.generator}
     changes |= {name: given for name, given in models.items() if given is not None}
@@ -274,7 +269,8 @@ def estimate(text: Texts, criterion: Criterion, configs: Sequence[Config], cache
         cache: for tokenised text.
     """
     config, count = configs[0], len(configs)
-    step, look = seconds_needed(text, criterion, config, cache)
+    with own_process(config.training.seed):  # as in a run
+        step, look = seconds_needed(text, criterion, config, cache)
     steps = steps_of(config.training, len(text.rows))
     looks = steps // config.training.eval_every_steps
     each = steps * step + looks * look
@@ -304,7 +300,7 @@ def seconds_needed(text: Texts, criterion: Criterion, config: Config, cache: Pat
             torch.accelerator.synchronize()
         seconds.append(time.perf_counter() - began)
     began = time.perf_counter()
-    criterion.score(encode_by(networks.model))
+    criterion.of(networks.model)
     return min(seconds[1:]), time.perf_counter() - began
 
 
