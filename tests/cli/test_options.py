@@ -60,7 +60,8 @@ def begin(*_: Any, **__: Any) -> None:
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)
 def test_odd_values_end_in_one_line(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)  # a name that no file has may be a Hub dataset's
     for place in ("explore.app.serve", "demo.demo.demo", "evaluation.fetch.fetch"):
         monkeypatch.setattr(f"diffcse.{place}", begin)
     count = 0
