@@ -76,7 +76,7 @@ def test_a_family_with_its_own_attention_keeps_its_padding_and_says_so_once(fami
             vectors = pooling.encode(backbone, ids, mask, "cls", padding_free=True)
     assert torch.equal(vectors, pooling.encode(backbone, ids, mask, "cls"))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{type(backbone).__name__} has an attention of its own: its batches keep their padding"
+        f"{type(backbone).__name__} has its own attention: its batches keep their padding"
     ]
 
 

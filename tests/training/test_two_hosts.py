@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.test_train import assert_same, command, environment, place, run
+from tests.killing import environment
+from tests.training.test_train import assert_same, command, place, run
 
 __all__ = ["place"]  # a fixture, shared with the tests of training
 

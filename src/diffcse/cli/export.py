@@ -63,7 +63,7 @@ def _folder(model: str, output: Path | None, to: str) -> Path:
         return output
     own = Path(model).expanduser()
     # A model of the Hub or of a package is not ours to write into; a plain encoder's pooling has to be written down.
-    return own if (own / "modules.json").is_file() else Path(f"{own.resolve().name}-{to}")
+    return own if (own / "modules.json").is_file() else Path(f"{own.absolute().name}-{to}")
 
 
 def _lines(path: Path) -> list[str]:

@@ -126,7 +126,7 @@ def spans(count: int, uniform: NDArray[np.float64], *, longest: int, window: int
         window: consecutive sentences that both spans are drawn from; 0 for all.
 
     >>> spans(9, np.full((2, 4), 0.5), longest=3)
-    (slice(2, 4, None), slice(4, 6, None))
+    (slice(5, 7, None), slice(3, 5, None))
     """
     if count == 1:
         return slice(0, 1), slice(0, 1)
