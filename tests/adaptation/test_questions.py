@@ -7,9 +7,9 @@ from diffcse.adaptation.questions import KEYWORDS, KINDS, SENTENCE, questions
 from diffcse.evaluation.lexical import WORD
 
 TEXTS = [
-    Text(title="", sentences=("Cats sleep on warm mats.", "Dogs bark at night.", "Birds sing early.")),
-    Text(title="", sentences=("Rivers carry boats to sea.", "Harbours shelter them from storms.")),
-    Text(title="", sentences=("Bread needs flour and water.", "Yeast makes it rise slowly.", "Ovens must be hot.")),
+    Text(sentences=("Cats sleep on warm mats.", "Dogs bark at night.", "Birds sing early.")),
+    Text(sentences=("Rivers carry boats to sea.", "Harbours shelter them from storms.")),
+    Text(sentences=("Bread needs flour and water.", "Yeast makes it rise slowly.", "Ovens must be hot.")),
 ]
 
 
@@ -47,8 +47,8 @@ def test_the_seed_decides():
 
 def test_text_without_spaces_gives_characters():
     text = [
-        Text(title="", sentences=("猫在垫子上睡觉。", "狗在晚上叫。")),
-        Text(title="", sentences=("河流入海。", "船停在港口。")),
+        Text(sentences=("猫在垫子上睡觉。", "狗在晚上叫。")),
+        Text(sentences=("河流入海。", "船停在港口。")),
     ]
     queries = questions(text, seed=0)[KEYWORDS].queries
     assert queries and all(len(word) == 1 for query in queries for word in query.split())

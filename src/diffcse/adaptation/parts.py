@@ -27,11 +27,9 @@ class Text:
     """A held-out document.
 
     Attributes:
-        title: empty where it has none.
         sentences: all of it, the title first.
     """
 
-    title: str
     sentences: tuple[str, ...]
 
 
@@ -141,7 +139,7 @@ def _titled(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def _text(row: dict[str, Any]) -> Text:
-    return Text(title=row.get("title") or "", sentences=tuple(row["sentences"]))
+    return Text(sentences=tuple(row["sentences"]))
 
 
 def _without(documents: Dataset, held_out: set[str]) -> tuple[Dataset, int]:
