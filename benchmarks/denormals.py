@@ -28,9 +28,9 @@ from train_step import CLS, SIZES, batch, sentence_lengths
 from train_step import ours as random_networks
 from transformers import AutoModelForMaskedLM
 
-from diffcse.config import build
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel
+from diffcse.presets import build
 
 
 def denormals(tensor: Tensor) -> int:

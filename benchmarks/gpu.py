@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from train_step import CLS, LONGEST, SIZES, VOCABULARY, Plain, Size, batch, sentence_lengths
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from diffcse.config import build
 from diffcse.files import write_json
 from diffcse.kernels import varlen
 from diffcse.method import pooling
 from diffcse.method.discriminator import Discriminator
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel, without_pooler
+from diffcse.presets import build
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 PUBLISHED_STEPS = 31_250

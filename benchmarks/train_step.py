@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from diffcse.config import Config, build
+from diffcse.config import Config
 from diffcse.kernels.memory import freed_memory_kept
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel
+from diffcse.presets import build
 from diffcse.text.docstrings import collect
 
 VOCABULARY = 30_522

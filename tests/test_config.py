@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from diffcse.cli.train import settings_file
-from diffcse.config import PAPER, PRESETS, SECTIONS, build, field_owners
 from diffcse.errors import UserError
+from diffcse.presets import PAPER, PRESETS, SECTIONS, build, field_owners
 from diffcse.pretraining.config import CooccurConfig, PretrainConfig
 from diffcse.settings import field_docs
 

@@ -7,8 +7,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from transformers import BertForMaskedLM
 
-from diffcse.config import build
 from diffcse.persistence.hub import locate
+from diffcse.presets import build
 from diffcse.resources import DEFAULT_ENCODER, GENERATOR, bundled
 from diffcse.training.networks import load_networks
 

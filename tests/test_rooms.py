@@ -14,6 +14,7 @@ ORDER = [
     "settings",
     "resources",
     "config",
+    "presets",
     "files",
     "progress",
     "vectors",

@@ -15,7 +15,7 @@ _HOME = {
     "DiffCSEModel": "diffcse.method.model",
     "UserError": "diffcse.errors",
     "adapt": "diffcse.adaptation.adapt",
-    "build": "diffcse.config",
+    "build": "diffcse.presets",
     "train": "diffcse.training.train",
 }
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffcse.config import build
+from diffcse.presets import build
 from diffcse.training.train import train
 from tests import tiny
 

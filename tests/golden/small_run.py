@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from diffcse.config import build
 from diffcse.files import write_json
+from diffcse.presets import build
 from tests.method.test_frame import collated, network
 
 FILE = Path(__file__).with_name("small_run.json")

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffcse.config import build
 from diffcse.kernels import attention, packing
 from diffcse.kernels.attention import Block, lay_out
 from diffcse.kernels.dropout import Dropout, draw_mask, quicken, suits
 from diffcse.method.discriminator import Discriminator
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel
+from diffcse.presets import build
 from tests import tiny
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from diffcse.config import build
 from diffcse.errors import UserError
 from diffcse.kernels import gradient_cache
 from diffcse.method import pooling
+from diffcse.presets import build
 from tests.method.test_frame import collated, network
 
 

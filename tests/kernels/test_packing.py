@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffcse.config import build
 from diffcse.errors import UserError
 from diffcse.kernels import packing
 from diffcse.method import pooling
@@ -18,6 +17,7 @@ from diffcse.method.discriminator import Discriminator
 from diffcse.method.edits import MlmEdit
 from diffcse.method.generator import Generator
 from diffcse.method.model import DiffCSEModel
+from diffcse.presets import build
 from tests import tiny
 
 LENGTHS = [3, 14, 7, 14, 1, 9, 9, 14]

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffcse.config import Config, EditConfig, ViewConfig, build
+from diffcse.config import Config, EditConfig, ViewConfig
 from diffcse.errors import UserError
 from diffcse.method.edits import NOTHING, MlmEdit, Words, build_edit
 from diffcse.method.masking import EDIT, NEXT, VIEW, uniforms
 from diffcse.method.model import DiffCSEModel
 from diffcse.method.predictors import LanguageModelHead
 from diffcse.method.views import build_view
+from diffcse.presets import build
 from diffcse.training.batches import Collator, Examples
 from tests import tiny
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffcse.config import build
 from diffcse.method import later_work, objective
 from diffcse.method.contrast import ContrastiveSide
 from diffcse.method.later_work import Queue, Sentences, Step
+from diffcse.presets import build
 from tests import tiny
 from tests.method.test_frame import collated, network
 

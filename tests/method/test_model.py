@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffcse.config import Config, build
+from diffcse.config import Config
 from diffcse.method import objective
 from diffcse.method.discriminator import first_position
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel
+from diffcse.presets import build
 from diffcse.training.batches import Collator
 from tests import tiny
 

@@ -18,8 +18,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diffcse.config import build
 from diffcse.method.model import DiffCSEModel
+from diffcse.presets import build
 from tests.method.test_frame import collated, network
 
 SHARE, LONGEST, INSTANCES = 0.2, 64, 8

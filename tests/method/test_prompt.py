@@ -12,11 +12,12 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from diffcse.config import EditConfig, ViewConfig, build
+from diffcse.config import EditConfig, ViewConfig
 from diffcse.encoding.encode import encode
 from diffcse.errors import UserError
 from diffcse.method.prompt import Prompt, prompted
 from diffcse.persistence.load import load_encoder
+from diffcse.presets import build
 from diffcse.training.batches import Collator
 from diffcse.training.train import train
 from tests import tiny

@@ -8,12 +8,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-from diffcse.config import build
 from diffcse.encoding.encode import Encoder
 from diffcse.errors import UserError
 from diffcse.method import pooling
 from diffcse.persistence.load import load_encoder
 from diffcse.persistence.save import own_pooler
+from diffcse.presets import build
 from diffcse.training.train import train
 from tests import tiny
 from tests.persistence import families

@@ -12,12 +12,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding
 from transformers import CanineConfig, CanineModel, CanineTokenizer
 
-from diffcse.config import build
 from diffcse.encoding.encode import Encoder
 from diffcse.errors import MissingExtra, UserError
 from diffcse.persistence import hub
 from diffcse.persistence.hub import locate
 from diffcse.persistence.load import load_encoder
+from diffcse.presets import build
 from diffcse.training.networks import load_networks
 from diffcse.training.train import train
 from tests import tiny

@@ -15,9 +15,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from diffcse.config import build
 from diffcse.errors import Interrupted, UserError
 from diffcse.method.masking import IGNORE
+from diffcse.presets import build
 from diffcse.pretraining.config import PretrainConfig, pretrain_config
 from diffcse.pretraining.continued import load_start, logits_at, texts_of
 from diffcse.pretraining.mlm import MaskedLanguageModel, pretrain

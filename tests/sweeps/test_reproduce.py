@@ -13,11 +13,11 @@ import pytest
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from diffcse.config import build
 from diffcse.encoding.encode import encode
 from diffcse.evaluation import fetch, suite
 from diffcse.evaluation.tasks import STS_TASKS
 from diffcse.persistence.load import load_encoder
+from diffcse.presets import build
 from diffcse.sweeps import reproduce
 from diffcse.sweeps.reproduce_settings import REPRODUCED, TEXT, ReproduceSettings
 from tests import tiny

@@ -329,7 +329,7 @@ def test_a_second_call_reads_nothing_and_a_changed_folder_is_read(
     (tmp_path / "docs" / "a.txt").write_text(FIRST)
     first = read_documents(tmp_path / "docs", cache_dir=cache)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_cleaned", None)
+        patch.setattr(module, "clean", None)
         again = read_documents(str(tmp_path / "docs"), cache_dir=cache)
     assert again.counts == first.counts and again.dataset.to_dict() == first.dataset.to_dict()
     (tmp_path / "docs" / "b.txt").write_text(OTHER)
@@ -345,7 +345,7 @@ def test_a_second_call_reads_nothing_and_a_changed_folder_is_read(
         ({"a.csv": b"x,y\n1,2\n"}, {}, "a.csv: column must be named where several could be meant; got x, y"),
         ({"a.csv": b"x,text\n1,2\n"}, {"column": "z"}, "a.csv: column must be among x, text; got z"),
         ({"a.jsonl": b'{"x": 1}\n'}, {"column": "x"}, "a.jsonl: column x must be text; got another type"),
-        ({"a.txt": b"x"}, {"column": "x"}, "column must be left out for files without columns; got x"),
+        ({"a.txt": b"x"}, {"column": "x"}, "column must be used with files that have columns; got x"),
         ({"a.txt": b"x"}, {"unit": "page"}, "unit must be one of auto, file, paragraph, line; got page"),
         ({"a.txt": b"x"}, {"near_duplicates": 2}, "near_duplicates must be between 0 and 1; got 2"),
         ({"a.json": b'[1, "x"]'}, {}, "a.json item 1 must be an object or a string; got 1"),

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from diffcse.config import build
 from diffcse.errors import UserError
 from diffcse.method.model import DiffCSEModel
+from diffcse.presets import build
 from diffcse.training.averages import Average, averaged
 from tests import tiny
 from tests.killing import assert_unfinished, checkpoints, kill, run

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from diffcse.config import build
 from diffcse.errors import UserError
+from diffcse.presets import build
 from diffcse.training.build import build_model
 from diffcse.training.networks import load_networks
 from diffcse.training.train import train

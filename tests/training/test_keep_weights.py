@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from diffcse.config import build
 from diffcse.errors import UserError
+from diffcse.presets import build
 from diffcse.training.criteria import Criterion
 from diffcse.training.keep_weights import KeepWeights, Kept, Term, chosen, mean_weights, waiting
 from diffcse.training.run_folder import RunFolder

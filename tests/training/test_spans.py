@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from diffcse.config import ViewConfig, build
+from diffcse.config import ViewConfig
 from diffcse.errors import UserError
 from diffcse.method.later_work import SameText, Sentences, sharing
 from diffcse.method.masking import VIEW, uniforms
 from diffcse.method.views import spans
+from diffcse.presets import build
 from diffcse.training.batches import Collator
 from diffcse.training.criteria import Criterion
 from diffcse.training.spans import DocumentReport, Spans, check_documents, joined, report

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from diffcse.config import build
 from diffcse.errors import UserError
+from diffcse.presets import build
 from diffcse.text.dataset import read_texts
 from diffcse.training.build import steps_of
 from diffcse.training.checks import positions

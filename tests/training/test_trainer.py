@@ -13,8 +13,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainingArguments
 
-from diffcse.config import build
 from diffcse.errors import NonFiniteLoss
+from diffcse.presets import build
 from diffcse.training.batches import Collator, Examples
 from diffcse.training.callbacks import MetricsFile, WatchForCollapse
 from diffcse.training.criteria import Criterion, alignment, label_free_score, uniformity

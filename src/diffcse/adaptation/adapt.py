@@ -20,13 +20,14 @@ from diffcse.adaptation.questions import questions
 from diffcse.adaptation.searchable import check_index, index_documents
 from diffcse.adaptation.settings import AUTO, AdaptSettings
 from diffcse.adaptation.verdict import Verdict, reach
-from diffcse.config import BUNDLED, MINILM, Config, build
+from diffcse.config import BUNDLED, MINILM, Config
 from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.errors import Interrupted, UserError
 from diffcse.evaluation.judged import Row, compare_on, read_collections
 from diffcse.evaluation.retrieval import Retrieval
 from diffcse.persistence.load import load_encoder
 from diffcse.persistence.save import own_pooler, save_folder
+from diffcse.presets import build
 from diffcse.progress import say
 from diffcse.reports import terminal
 from diffcse.settings import as_names, as_path, checked

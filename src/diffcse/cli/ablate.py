@@ -9,8 +9,8 @@ import typer
 
 from diffcse.cli.options import SOURCES, given_only, with_fields
 from diffcse.cli.sweep import JSON, PLOT, WORKERS, go, show
-from diffcse.config import PRESETS, SECTIONS
 from diffcse.errors import UserError
+from diffcse.presets import PRESETS, SECTIONS
 from diffcse.sweeps.ablations import TABLES, ablation
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from diffcse.cli.options import SOURCES, given_only, read_toml, with_fields
-from diffcse.config import PRESETS, SECTIONS, build, flatten
 from diffcse.errors import Interrupted
+from diffcse.presets import PRESETS, SECTIONS, build, flatten
 
 if TYPE_CHECKING:
     from rich.console import Console

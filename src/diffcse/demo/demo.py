@@ -10,7 +10,7 @@ from rich.console import Console
 
 from diffcse.adaptation.adapt import adapt, start_name, usual_rate
 from diffcse.adaptation.settings import AdaptSettings
-from diffcse.config import BUNDLED, build
+from diffcse.config import BUNDLED
 from diffcse.encoder import DiffCSE
 from diffcse.encoding.encode import Encoder
 from diffcse.errors import Interrupted, UserError
@@ -19,6 +19,7 @@ from diffcse.evaluation.retrieval import RetrievalScores, retrieval
 from diffcse.evaluation.statistics import bootstrap, paired
 from diffcse.files import write_atomic
 from diffcse.persistence.load import load_encoder
+from diffcse.presets import build
 from diffcse.progress import say
 from diffcse.reports import terminal
 from diffcse.reports.table import Table

@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from diffcse.config import SECTIONS, Config, build, flatten
+from diffcse.config import Config
 from diffcse.errors import UserError
 from diffcse.files import read_json
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel
 from diffcse.persistence.load import load_encoder
 from diffcse.persistence.save import own_pooler
+from diffcse.presets import SECTIONS, build, flatten
 from diffcse.training.batches import Collator
 from diffcse.training.networks import check_vocabulary, load_generator, load_tokenizer
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diffcse.config import PRESETS
 from diffcse.errors import UserError
+from diffcse.presets import PRESETS
 
 Rows = list[tuple[dict[str, Any], float]]
 """What a row differs in, and its published number."""

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffcse.config import Config, build
+from diffcse.config import Config
 from diffcse.errors import UserError
 from diffcse.files import digest, read_json, write_atomic
+from diffcse.presets import build
 from diffcse.reports.logs import read_runs
 from diffcse.sweeps.results import Results
 from diffcse.training.run_folder import is_finished

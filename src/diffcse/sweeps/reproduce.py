@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-import torch
 from rich.console import Console
 
-from diffcse.config import BUNDLED, Config, build
+from diffcse.config import BUNDLED, Config
 from diffcse.encoding.backends import as_device
 from diffcse.encoding.encode import Encoder
 from diffcse.errors import Interrupted, UserError
@@ -29,30 +27,26 @@ from diffcse.evaluation.tasks import GROUPS, HEADLINE, Group
 from diffcse.files import disk_errors, exclusive, read_json, write_atomic, write_json
 from diffcse.persistence.hub import locate
 from diffcse.persistence.load import load_encoder
+from diffcse.presets import build
 from diffcse.progress import counting, say
 from diffcse.reports.published import PUBLISHED, SOURCE, PublishedRow
 from diffcse.reports.report import read_report
 from diffcse.reports.table import Row, Table, difference, percent
 from diffcse.reports.tables import TITLES, short_task
 from diffcse.resources import GENERATOR
+from diffcse.sweeps.estimate import estimate
 from diffcse.sweeps.reproduce_settings import REPRODUCED, TEXT, ReproduceSettings
 from diffcse.text.dataset import ReadReport, read_texts
 from diffcse.text.docstrings import collect
-from diffcse.training.batches import Collator
-from diffcse.training.build import build_model, steps_of
-from diffcse.training.checks import check_positions, check_size, launched
+from diffcse.training.checks import check_size, launched
 from diffcse.training.criteria import Criterion
-from diffcse.training.networks import load_networks
-from diffcse.training.process import own_process
 from diffcse.training.run_folder import is_finished
-from diffcse.training.texts import examples
 from diffcse.training.train import train
 
 STAND_IN = "text.txt"
 
 _SENTENCES = 1_000_000
 _FIRST_SEED = 42  # of the authors' trainer, whose seed their scripts leave at its default
-_TIMED_STEPS = 3
 _STAND_IN_SENTENCES = 2_000
 _DRY: dict[str, Any] = {"max_steps": 20, "eval_every_steps": 10, "save_every_steps": 10, "log_every_steps": 5}
 _OURS = re.compile(rf"seed-\d+|{TEXT}|{STAND_IN}|senteval|cache|results\.json|\.lock")
@@ -256,64 +250,7 @@ def announce(
     say(console, "; ".join([text.read.summary(), *text.notes()]))
     missing = [config for config in configs if not is_finished(run_folder(output, config))]
     if missing:
-        say(console, estimate(text, data.criterion, missing, output / "cache"))
-
-
-def estimate(text: Texts, criterion: Criterion, configs: Sequence[Config], cache: Path) -> str:
-    """How long the training will take, from a few steps and one look at STS-B dev that are thrown away.
-
-    Args:
-        text: what the runs are trained on.
-        criterion: STS-B dev.
-        configs: of the runs that are not finished; an interrupted one has less before it.
-        cache: for tokenised text.
-    """
-    config, count = configs[0], len(configs)
-    with own_process(config.training.seed):  # as in a run
-        step, look = seconds_needed(text, criterion, config, cache)
-    steps = steps_of(config.training, len(text.rows))
-    looks = steps // config.training.eval_every_steps
-    each = steps * step + looks * look
-    runs = f", {duration(count * each)} for {count} seeds" if count > 1 else ""
-    return (
-        f"{steps:,} steps of {step:.2g} s and {looks:,} looks at STS-B dev of {look:.2g} s: "
-        f"about {duration(each)} a seed{runs}"
-    )
-
-
-def seconds_needed(text: Texts, criterion: Criterion, config: Config, cache: Path) -> tuple[float, float]:
-    """Seconds of a training step (without the optimiser's share) and of a look at STS-B dev, on this machine."""
-    device, size = as_device(None), config.training.batch_size
-    networks = load_networks(config)
-    check_positions(networks, config)
-    config = networks.settle(config)
-    spread = range(0, len(text.rows), len(text.rows) // size)[:size]  # a file may begin with its short lines
-    dataset = examples(text.rows.select(spread), networks, config, cache, None)
-    model = build_model(networks, config).to(device).train()
-    collate = Collator(networks.tokenizer, config.edits, config.training.seed, config.views)
-    batch = {name: value.to(device) for name, value in collate([dataset[0, i] for i in range(size)]).items()}
-    seconds = []
-    for _ in range(_TIMED_STEPS):
-        began = time.perf_counter()
-        model(**batch)["loss"].backward()
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
-        seconds.append(time.perf_counter() - began)
-    began = time.perf_counter()
-    criterion.of(networks.model)
-    return min(seconds[1:]), time.perf_counter() - began
-
-
-def duration(seconds: float) -> str:
-    """A time that a person plans with.
-
-    >>> duration(20), duration(1500), duration(11_000), duration(400_000)
-    ('20 s', '25 min', '3.1 h', '4.6 days')
-    """
-    for size, unit, below in ((1, "s", 120), (60, "min", 7_200), (3_600, "h", 172_800)):
-        if seconds < below:
-            return f"{seconds / size:.1f} {unit}" if unit == "h" else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.1f} days"
+        say(console, estimate(text.rows, data.criterion, missing, output / "cache"))
 
 
 def seed_result(config: Config, text: Texts, data: Data, output: Path, console: Console) -> Results:

@@ -1,51 +1,31 @@
 """Documents, each a list of sentences: folders, files, tables, Hub datasets, standard input or Python strings.
 
-Everything that is dropped on the way is counted. Two passes over Arrow files keep memory low: the first cleans, splits
-and drops repeated documents; the second drops sentences that stand in many documents.
+Everything that is dropped on the way is counted. `find_documents` says what a document is, `clean_documents` what is
+left of it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-import sys
 import unicodedata
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import datasets
-import numpy as np
 import pyarrow as pa
 
 from diffcse.errors import UserError
 from diffcse.files import digest
 from diffcse.settings import as_names, field_docs
-from diffcse.text.cache import batches, cached, write_arrow
-from diffcse.text.find_documents import (
-    LONGEST,
-    RawDocument,
-    Unit,
-    document_columns,
-    find_documents,
-    raw_documents,
-)
-from diffcse.text.markup import prose_of
-from diffcse.text.near_duplicates import distinct
-from diffcse.text.sentences import split_sentences
+from diffcse.text.cache import cached
+from diffcse.text.clean_documents import clean
+from diffcse.text.find_documents import RawDocument, Unit, document_columns, find_documents, raw_documents
 from diffcse.text.standard_input import spooled
-from diffcse.text.stream import repaired
-from diffcse.text.tables import NUL
 
 _VERSION = 2  # of what this file and its neighbours make of a text; a new number makes old cache entries unused
-_REPEATED_SHARE, _REPEATED_LEAST = 0.01, 10
-"""A sentence is boilerplate in more than this share of the documents, and in at least this many."""
-_TITLE_MARKS = ".:!?|-\u2013\u2014"
-_TITLE_END = re.compile(rf"\s*(?:[{re.escape(_TITLE_MARKS)}]|\n|\Z)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +106,6 @@ class Documents:
         return self
 
 
-class _Document(NamedTuple):
-    key: str
-    title: str
-    sentences: list[str]
-    origin: str
-    group: str
-
-
 def read_documents(
     sources: str | Path | Sequence[str | Path],
     *,
@@ -170,14 +142,14 @@ def read_documents(
         raise UserError("unit", f"one of {', '.join(get_args(Unit))}", unit, "choose one of them")
     names = as_names("sources", sources)
     counts: Counter[str] = Counter()
-    with spooled(names) as given:
-        found = find_documents(given, counts)
-        columns = [document_columns(source, column) for source in found]
-        if column and found and not any(columns):
-            raise UserError("column", "left out for files without columns", column, "leave it out")
-        key = [[source.name, source.identity] for source in found], column, unit
-        counts["files"] = len(found)
-        raw = raw_documents(found, columns, unit, counts)
+    with spooled(names) as paths:
+        files = find_documents(paths, counts)
+        columns = [document_columns(source, column) for source in files]
+        if column and files and not any(columns):
+            raise UserError("column", "used with files that have columns", column, "remove it")
+        key = [[source.name, source.identity] for source in files], column, unit
+        counts["files"] = len(files)
+        raw = raw_documents(files, columns, unit, counts)
         return build_documents(
             raw,
             key=list(key),
@@ -262,15 +234,7 @@ def build_documents(
     schema = schema.append(pa.field("group", pa.string())) if grouped else schema
 
     def write(folder: Path) -> dict[str, Any]:
-        parts = folder / "parts.arrow"
-        numbers = array("Q")
-        documents = _distinct(_cleaned(_told(raw, on_progress), language, counts), threshold, counts)
-        _write(parts, schema, _numbered(documents, numbers, counts))
-        repeated = _repeated(numbers, counts["first_pass"])
-        del numbers
-        _write(folder / "data.arrow", schema, _without(_read(parts), repeated, counts))
-        parts.unlink()
-        del counts["first_pass"]
+        clean(_reported(raw, on_progress), folder, schema, threshold=threshold, language=language, counts=counts)
         return {"rows": counts["documents"], "counts": dict(counts)}
 
     software = [version("sentencex"), version("rensa"), version("selectolax"), version("markdown-it-py")]
@@ -279,124 +243,8 @@ def build_documents(
     return Documents(dataset=dataset, counts=DocumentCounts(**facts["counts"]))
 
 
-# The first pass: clean, split, drop repeated documents
-
-
-def _told(raw: Iterable[RawDocument], on_progress: Callable[[int], None]) -> Iterator[RawDocument]:
+def _reported(raw: Iterable[RawDocument], on_progress: Callable[[int], None]) -> Iterator[RawDocument]:
     for number, document in enumerate(raw, 1):
         yield document
         if number % 1000 == 0:
             on_progress(number)
-
-
-def _cleaned(raw: Iterable[RawDocument], language: str, counts: Counter[str]) -> Iterator[_Document]:
-    for document in raw:
-        text, title = document.text[:LONGEST], " ".join(_clean(document.title).split())
-        clean = _clean(text)
-        counts["cut"] += len(text) < len(document.text)
-        counts["repaired"] += "\ufffd" in clean and "\ufffd" not in text
-        counts["nul"] += "\0" in text or NUL in text
-        prose = prose_of(_after_title(clean, title), document.kind)
-        counts["code_blocks"] += prose.code
-        counts["tables"] += prose.tables
-        title = title or prose.title
-        sentences = split_sentences(prose.blocks, language)
-        if not sentences:
-            sentences, title = ([title] if title else []), ""
-        if not sentences:
-            counts["empty"] += 1
-            continue
-        whole = " ".join(unicodedata.normalize("NFKC", " ".join(sentences)).casefold().split())
-        key = hashlib.sha256(whole.encode()).hexdigest()[:32]
-        yield _Document(key, title, sentences, document.origin, document.group)
-
-
-def _clean(text: str) -> str:
-    return repaired(text.replace("\0", "").replace(NUL, "")).replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _after_title(text: str, title: str) -> str:
-    """The text without its own title in front of it, unless that begins a sentence."""
-    if not title:
-        return text
-    match = re.match(r"\s*" + r"\s+".join(map(re.escape, title.split())), text, re.IGNORECASE)
-    if match and (title[-1] in ".:!?" or _TITLE_END.match(text, match.end())):
-        return text[match.end() :].lstrip(" \t\n" + _TITLE_MARKS)
-    return text
-
-
-def _distinct(documents: Iterable[_Document], threshold: float, counts: Counter[str]) -> Iterator[_Document]:
-    seen: set[bytes] = set()
-
-    def different() -> Iterator[tuple[_Document, str]]:
-        for document in documents:
-            if (key := bytes.fromhex(document.key)) in seen:
-                counts["equal"] += 1
-            else:
-                seen.add(key)
-                yield document, " ".join(document.sentences)
-
-    if not threshold:
-        yield from (document for document, _ in different())
-        return
-    for document, new in distinct(different(), threshold):
-        if new:
-            yield document
-        else:
-            counts["near_duplicates"] += 1
-
-
-def _numbered(documents: Iterable[_Document], numbers: array[int], counts: Counter[str]) -> Iterator[_Document]:
-    """The documents, while a number for each of their different sentences is noted."""
-    for document in documents:
-        counts["first_pass"] += 1
-        numbers.extend({_number(sentence) for sentence in document.sentences})
-        yield document
-
-
-# The second pass: drop repeated sentences
-
-
-def _number(sentence: str) -> int:
-    return int.from_bytes(hashlib.blake2b(sentence.casefold().encode(), digest_size=8).digest(), sys.byteorder)
-
-
-def _repeated(numbers: array[int], documents: int) -> set[int]:
-    """The numbers of the sentences that stand in too many documents; takes 16 bytes a sentence."""
-    ordered = np.frombuffer(numbers, dtype=np.uint64) if len(numbers) else np.zeros(0, np.uint64)
-    values, times = np.unique(ordered, return_counts=True)
-    return set(values[times >= max(_REPEATED_LEAST, int(_REPEATED_SHARE * documents) + 1)].tolist())
-
-
-def _without(documents: Iterable[_Document], repeated: set[int], counts: Counter[str]) -> Iterator[_Document]:
-    seen: set[int] = set()
-    for document in documents:
-        kept = []
-        for sentence in document.sentences:
-            number = _number(sentence) if repeated else 0
-            if number in repeated and number in seen:
-                counts["repeated_sentences"] += 1
-            else:
-                kept.append(sentence)
-                seen.update({number} & repeated)
-        if kept:
-            counts["documents"] += 1
-            counts["sentences"] += len(kept)
-            yield document._replace(sentences=kept)
-        else:
-            counts["only_repeated"] += 1
-
-
-def _write(path: Path, schema: pa.Schema, documents: Iterable[_Document]) -> None:
-    def columns(batch: list[_Document]) -> list[Any]:
-        return [[getattr(document, name) for document in batch] for name in schema.names]
-
-    groups = batches(documents, lambda document: sum(map(len, document.sentences)))
-    write_arrow(path, schema, (columns(batch) for batch in groups))
-
-
-def _read(path: Path) -> Iterator[_Document]:
-    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        for batch in stream:
-            for row in batch.to_pylist():
-                yield _Document(**{"group": "", **row})

@@ -16,10 +16,11 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 
 from diffcse import distributed
-from diffcse.config import Config, Pooler, build
+from diffcse.config import Config, Pooler
 from diffcse.errors import UserError
 from diffcse.persistence.card import CITATION
 from diffcse.persistence.save import own_pooler
+from diffcse.presets import build
 from diffcse.settings import checked
 from diffcse.training.batches import Collator, Example
 from diffcse.training.build import build_model

@@ -71,7 +71,7 @@ def train(
             view neighbours they are read as documents (see `diffcse.text.documents.read_documents`), or are documents
             already: what `read_documents` returns, or a dataset with its columns `key` and `sentences`.
         output: folder for the model; new, empty, or holding an interrupted run of the same settings.
-        config: all settings (see `diffcse.config.build`).
+        config: all settings (see `diffcse.build`).
         columns: names of one (sentences), two (pairs) or three (pairs with a hard negative) columns of a table.
         criterion: what chooses the best checkpoint where labelled data are available (STS-B dev, say).
         callbacks: the Trainer's; the `model` that they are called with has the trained Transformer as `encoder`.
