@@ -27,9 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from train_step import SIZES, batch, ours, sentence_lengths, timed_step
 
-from diffcse.encoding.encode import encode_stream
-from diffcse.persistence.load import load_encoder
-from diffcse.resources import bundled
+from diffcse.encoding.encode import Encoder
 from diffcse.text.docstrings import collect
 
 NAME = "minilm"
@@ -119,14 +117,14 @@ def _step(sentences: int, lengths: list[int], rows_at_once: int = 0) -> float:
 
 def stream(size: int) -> tuple[float, int]:
     """`size` sentences through the bundled encoder; the vectors are counted and dropped."""
-    model = load_encoder(str(bundled()))
+    encoder = Encoder()
     texts = collect(limit=20_000).sentences
 
     def endless() -> Iterator[str]:
         return (f"{text} {number}" for number, text in enumerate(islice(cycle(texts), size)))
 
     began = time.perf_counter()
-    done = sum(len(vectors) for vectors in encode_stream(model, endless()))
+    done = sum(len(chunk.vectors) for chunk in encoder.chunks(endless()))
     return time.perf_counter() - began, done
 
 

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from diffcse.encoding import bulk, parts
 from diffcse.encoding.bulk import BulkSettings, encode_file
-from diffcse.encoding.encode import Encoder, EncodeSettings, encode
+from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.encoding.parts import as_dtype
 from diffcse.errors import UserError
 from diffcse.persistence.load import fingerprint, load_encoder
@@ -57,7 +57,7 @@ def read(path):
 def test_rows_are_the_vectors_of_the_lines(tmp_path, model, text, suffix, dtype):
     output = tmp_path / f"out{suffix}"
     counts = encode_file(str(text), output, lambda: model, settings(dtype=dtype))
-    exact = encode(model, lines(text), SMALL).vectors
+    exact = Encoder(model, settings=SMALL).encode(lines(text))
     assert counts.rows == 50
     assert read(output).tolist() == as_dtype(exact, dtype).tolist()
     assert not output.with_name(f"{output.name}.part").exists()
@@ -71,7 +71,7 @@ def test_rows_are_the_vectors_of_the_lines(tmp_path, model, text, suffix, dtype)
 
 
 def test_int8_keeps_cosines(model):
-    exact = encode(model, tiny.SENTENCES, SMALL).vectors
+    exact = Encoder(model, settings=SMALL).encode(tiny.SENTENCES)
     rough = as_dtype(exact, "int8").astype(np.float32)
     rough /= np.linalg.norm(rough, axis=1, keepdims=True)
     assert abs(rough @ rough.T - exact @ exact.T).max() < 0.01
@@ -153,7 +153,7 @@ import sys, time
 from pathlib import Path
 from diffcse.encoding.bulk import BulkSettings, encode_file
 from diffcse.persistence.load import load_encoder
-from diffcse.encoding.encode import EncodeSettings
+from diffcse.encoding.encode import Encoder, EncodeSettings
 settings = BulkSettings(encoding=EncodeSettings(normalize=True, chunk_sentences=7))
 slow = lambda done, total: (print(done, flush=True), time.sleep(float(sys.argv[4])))
 encode_file(sys.argv[1], Path(sys.argv[2]), lambda: load_encoder(sys.argv[3]), settings, on_progress=slow)
@@ -171,7 +171,7 @@ def test_a_process_killed_by_sigkill_loses_nothing_even_of_a_pipe(tmp_path, mode
     with text.open("rb") as source:
         done = subprocess.run([*command, "0"], stdin=source, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["14", "21", "28", "35", "42", "49", "50", "50"]
-    np.testing.assert_allclose(np.load(output), encode(model, lines(text), SMALL).vectors, atol=1e-6)
+    np.testing.assert_allclose(np.load(output), Encoder(model, settings=SMALL).encode(lines(text)), atol=1e-6)
 
 
 def interrupted(tmp_path, model, text, monkeypatch):
@@ -363,7 +363,7 @@ def test_other_forms_of_the_same_text(tmp_path, model, text, name):
     else:
         path.write_bytes(gzip.compress(text.read_bytes()))
     encode_file(str(path), tmp_path / "out.npy", lambda: model, settings())
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), encode(model, rows, SMALL).vectors, atol=1e-6)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), Encoder(model, settings=SMALL).encode(rows), atol=1e-6)
 
 
 def test_blank_texts_can_be_left_out(tmp_path):

@@ -8,14 +8,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 
 from diffcse.encoding import encode as encoding
 from diffcse.encoding.backends import torch_forward
-from diffcse.encoding.encode import (
-    Encoder,
-    EncodeSettings,
-    batches,
-    chunks,
-    encode,
-    encode_stream,
-)
+from diffcse.encoding.encode import Encoder, EncodeSettings, batches, chunks
 from diffcse.encoding.tokenise import Tokeniser
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
@@ -33,6 +26,10 @@ def bert(tmp_path):
     return model(tmp_path)
 
 
+def vectors_of(bert, texts, settings=None):
+    return (chunk.vectors for chunk in Encoder(bert).chunks(texts, settings=settings))
+
+
 def many(count):
     rng = np.random.default_rng(0)
     return [" ".join(rng.choice(tiny.WORDS, size=rng.integers(1, 20))) for _ in range(count)]
@@ -43,7 +40,7 @@ def many(count):
 def test_equals_sentence_transformers(tmp_path, family, pooler):
     encoder = model(tmp_path, family, pooler)
     expected = encoder.encode(TEXTS, show_progress_bar=False)
-    got = encode(encoder, TEXTS, EncodeSettings(batch_tokens=64))
+    got = Encoder(encoder, settings=EncodeSettings(batch_tokens=64)).run(TEXTS)
     np.testing.assert_allclose(got.vectors, expected, atol=1e-5)
     assert got.vectors.dtype == np.float32
 
@@ -52,7 +49,7 @@ def test_modules_behind_the_pooling_take_part(bert):
     torch.manual_seed(0)
     longer = SentenceTransformer(modules=[*bert, Dense(16, 4), Normalize()])
     expected = longer.encode(TEXTS, show_progress_bar=False)
-    np.testing.assert_allclose(encode(longer, TEXTS).vectors, expected, atol=1e-6)
+    np.testing.assert_allclose(Encoder(longer).encode(TEXTS), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 20, 100, 10_000])
@@ -61,16 +58,16 @@ def test_batches_and_chunks_do_not_matter(bert, batch_tokens, chunk_sentences):
     texts = many(40)
     one_by_one = np.stack([bert.encode(text) for text in texts])
     settings = EncodeSettings(batch_tokens=batch_tokens, chunk_sentences=chunk_sentences)
-    np.testing.assert_allclose(encode(bert, texts, settings).vectors, one_by_one, atol=1e-5)
-    np.testing.assert_allclose(np.concatenate(list(encode_stream(bert, iter(texts), settings))), one_by_one, atol=1e-5)
+    np.testing.assert_allclose(Encoder(bert, settings=settings).encode(texts), one_by_one, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(list(vectors_of(bert, iter(texts), settings))), one_by_one, atol=1e-5)
 
 
 def test_work_that_starts_at_a_chunk_is_bit_identical(bert):
     texts = many(50)
     settings = EncodeSettings(chunk_sentences=10)
-    whole = encode(bert, texts, settings).vectors
-    assert (encode(bert, texts[20:], settings).vectors == whole[20:]).all()
-    assert (encode(bert, texts, settings).vectors == whole).all()
+    whole = Encoder(bert, settings=settings).encode(texts)
+    assert (Encoder(bert, settings=settings).encode(texts[20:]) == whole[20:]).all()
+    assert (Encoder(bert, settings=settings).encode(texts) == whole).all()
 
 
 def test_a_stream_is_read_at_most_two_chunks_ahead(bert):
@@ -82,7 +79,7 @@ def test_a_stream_is_read_at_most_two_chunks_ahead(bert):
             read += 1
             yield "the cat sat"
 
-    stream = encode_stream(bert, endless(), EncodeSettings(chunk_sentences=10))
+    stream = vectors_of(bert, endless(), EncodeSettings(chunk_sentences=10))
     for done in range(1, 6):
         assert next(stream).shape == (10, 16)
         assert read <= 10 * (done + 1)
@@ -96,26 +93,28 @@ def test_a_fault_of_the_stream_reaches_the_caller_after_what_came_before(bert):
 
     arrays = []
     with pytest.raises(RuntimeError, match="the source broke"):
-        arrays.extend(encode_stream(bert, faulty(), EncodeSettings(chunk_sentences=10)))
+        arrays.extend(vectors_of(bert, faulty(), EncodeSettings(chunk_sentences=10)))
     assert len(arrays) == 1  # the second chunk was still on its way
 
 
 def test_progress_counts_sentences(bert):
     seen = []
-    encode(bert, many(25), EncodeSettings(chunk_sentences=10), on_progress=seen.append)
-    assert seen == [10, 20, 25]
+    Encoder(bert, settings=EncodeSettings(chunk_sentences=10)).run(
+        many(25), on_progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(10, 25), (20, 25), (25, 25)]
 
 
 def test_nothing_gives_no_rows(bert):
-    assert encode(bert, []).vectors.shape == (0, 16)
-    assert list(encode_stream(bert, [])) == []
+    assert Encoder(bert).encode([]).shape == (0, 16)
+    assert list(vectors_of(bert, [])) == []
 
 
 @pytest.mark.parametrize("limit", [3, 5, 10, None])
 def test_truncated_sentences_are_counted(bert, limit):
     texts = [*many(30), "the " * 62, "the " * 63]  # with [CLS] and [SEP] 64, the model's limit, and 65
     lengths = [len(ids) for ids in tiny.tokenizer()(texts)["input_ids"]]
-    got = encode(bert, texts, EncodeSettings(max_tokens=limit))
+    got = Encoder(bert, settings=EncodeSettings(max_tokens=limit)).run(texts)
     assert got.truncated == sum(length > (limit or 64) for length in lengths)
     expected = bert.encode(texts, processing_kwargs={"text": {"max_length": limit}} if limit else None)
     np.testing.assert_allclose(got.vectors, expected, atol=1e-5)
@@ -124,24 +123,24 @@ def test_truncated_sentences_are_counted(bert, limit):
 def test_the_models_tokenizer_and_mode_stay_as_they_are(bert):
     before = bert.tokenizer.backend_tokenizer.to_str()
     bert.train()
-    first = encode(bert, TEXTS).vectors
+    first = Encoder(bert).encode(TEXTS)
     assert bert.training and bert.tokenizer.backend_tokenizer.to_str() == before
     bert.eval()
-    assert (encode(bert, TEXTS).vectors == first).all()  # dropout was off all the same
+    assert (Encoder(bert).encode(TEXTS) == first).all()  # dropout was off all the same
     assert not bert.training
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precision_only_when_asked(bert, precision):
-    exact = encode(bert, TEXTS).vectors
-    rough = encode(bert, TEXTS, EncodeSettings(precision=precision)).vectors
+    exact = Encoder(bert).encode(TEXTS)
+    rough = Encoder(bert, settings=EncodeSettings(precision=precision)).encode(TEXTS)
     assert rough.dtype == np.float32
     assert 0 < abs(rough - exact).max() < 0.2
     assert {parameter.dtype for parameter in bert.parameters()} == {torch.float32}
 
 
 def test_normalize_gives_unit_vectors_of_the_same_direction(bert):
-    plain, scaled = encode(bert, TEXTS).vectors, encode(bert, TEXTS, EncodeSettings(normalize=True)).vectors
+    plain, scaled = Encoder(bert).encode(TEXTS), Encoder(bert, settings=EncodeSettings(normalize=True)).encode(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(scaled, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(plain / np.linalg.norm(plain, axis=1, keepdims=True), scaled, atol=1e-6)
 
@@ -159,7 +158,7 @@ def test_forward_can_be_replaced_and_sees_bounded_batches(bert):
         return torch.cat([torch_forward(encoder, each) for each in alone])
 
     got = Encoder(bert, backend=one_by_one, settings=EncodeSettings(batch_tokens=60)).encode(texts)
-    np.testing.assert_allclose(got, encode(bert, texts).vectors, atol=1e-5)
+    np.testing.assert_allclose(got, Encoder(bert).encode(texts), atol=1e-5)
     assert max(sizes) <= 60 and len(sizes) > 1
 
 
@@ -167,7 +166,7 @@ def test_a_stream_gives_free_memory_back_after_each_chunk(bert, monkeypatch):
     seen = []
     monkeypatch.setattr(encoding, "give_back", lambda: seen.append(done))
     done = 0
-    for vectors in encode_stream(bert, many(40), EncodeSettings(chunk_sentences=10)):
+    for vectors in vectors_of(bert, many(40), EncodeSettings(chunk_sentences=10)):
         done += len(vectors)
     assert seen == [10, 20, 30]  # the last chunk's goes with the process
 
@@ -188,9 +187,9 @@ def test_chunks_end_early_at_many_characters():
 
 def test_bad_sentences_are_named(bert):
     with pytest.raises(UserError, match="sentence 2 must be text; got int"):
-        encode(bert, ["a", "b", 3])
+        Encoder(bert).run(["a", "b", 3])
     with pytest.raises(UserError, match="sentence 1 of its chunk must be Unicode text; got a lone surrogate"):
-        encode(bert, ["a", "b\udc80"])
+        Encoder(bert).run(["a", "b\udc80"])
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "batch_tokens", "chunk_sentences", "chunk_characters"])
@@ -221,7 +220,7 @@ def test_vectors_that_are_not_finite_are_refused(bert):
     with torch.no_grad():
         bert[0].model.embeddings.word_embeddings.weight[tiny.VOCABULARY["cat"]] = float("nan")
     with pytest.raises(UserError, match="sentence vectors must be finite; got NaN or infinity in 1 of 2"):
-        encode(bert, ["the dog", "the cat"])
+        Encoder(bert).run(["the dog", "the cat"])
 
 
 def test_a_models_default_prompt_is_used_unless_another_is_named(bert):
@@ -237,7 +236,7 @@ def test_a_models_default_prompt_is_used_unless_another_is_named(bert):
 
 def test_one_call_or_many_and_no_thread_for_a_small_input(bert, monkeypatch):
     encoder, texts = Encoder(bert), many(5)
-    expected = encode(bert, texts).vectors
+    expected = Encoder(bert).encode(texts)
     monkeypatch.setattr(encoding, "ThreadPoolExecutor", None)
     copied = []
     monkeypatch.setattr(encoding, "Tokeniser", lambda *args: copied.append(1) or Tokeniser(*args))
@@ -301,7 +300,7 @@ def test_what_is_no_list_of_sentences_is_refused_in_one_line(bert, sentences, go
 
 
 def test_generators_arrays_tuples_and_columns_are_lists(bert):
-    expected = encode(bert, tiny.SENTENCES).vectors
+    expected = Encoder(bert).encode(tiny.SENTENCES)
     series = pytest.importorskip("pandas").Series(tiny.SENTENCES, index=range(5, 13))
     for form in (tuple(tiny.SENTENCES), iter(tiny.SENTENCES), np.array(tiny.SENTENCES), series):
         assert (Encoder(bert).encode(form) == expected).all()

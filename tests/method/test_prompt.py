@@ -13,7 +13,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from diffcse.config import EditConfig, ViewConfig
-from diffcse.encoding.encode import encode
+from diffcse.encoding.encode import Encoder
 from diffcse.errors import UserError
 from diffcse.method.prompt import Prompt, prompted
 from diffcse.persistence.load import load_encoder
@@ -105,7 +105,7 @@ def test_training_with_a_prompt_saves_a_folder_that_needs_no_code_of_ours(tmp_pa
     assert ids == prompted(tiny.tokenizer(), PROMPT)("dog")["input_ids"]
     assert result.finished
     theirs = model.encode(TEXT)
-    ours = encode(load_encoder(tmp_path / "model"), TEXT).vectors
+    ours = Encoder(load_encoder(tmp_path / "model")).encode(TEXT)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     batch = model.tokenizer(TEXT, padding=True, return_tensors="pt")
     with torch.no_grad():

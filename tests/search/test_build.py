@@ -12,7 +12,7 @@ import pytest
 
 from diffcse.encoding import parts
 from diffcse.encoding.bulk import BulkSettings
-from diffcse.encoding.encode import EncodeSettings, encode
+from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from diffcse.search import build as indexing
@@ -41,7 +41,7 @@ def index(model, text, folder, **kwargs):
 def check(model, folder, sentences):
     opened = SentenceIndex(folder, verify=True)
     assert [opened.sentence(row) for row in range(len(opened))] == sentences
-    vectors = encode(model, sentences, EncodeSettings(normalize=True)).vectors
+    vectors = Encoder(model, settings=EncodeSettings(normalize=True)).encode(sentences)
     best = [hits[0] for hits in opened.search(vectors, 1)]
     np.testing.assert_allclose([hit.score for hit in best], 1, atol=1e-5)
     assert {path.name for path in folder.iterdir()} <= {"index.sqlite", "vectors.f32", ".lock"}
@@ -195,13 +195,13 @@ def test_the_prompts_of_the_index_are_used_for_what_is_added_and_searched(tmp_pa
     model = prompted(tmp_path / "model", query="the cat ", document="a dog ")
     made, _ = index(model, text, tmp_path / "index")
     assert (made.facts.document_prompt, made.facts.query_prompt) == ("a dog ", "the cat ")
-    documents = encode(model, lines(text), EncodeSettings(normalize=True, prompt="a dog ")).vectors
+    documents = Encoder(model, settings=EncodeSettings(normalize=True, prompt="a dog ")).encode(lines(text))
     np.testing.assert_allclose(made._vectors, documents, atol=1e-6)
     model.prompts = {}  # as after a change of the model's settings
-    query = encode(model, ["sat"], EncodeSettings(normalize=True, prompt="the cat ")).vectors
+    query = Encoder(model, settings=EncodeSettings(normalize=True, prompt="the cat ")).encode(["sat"])
     expected = (documents @ query[0]).max()
     assert TextSearch(made, model).search(["sat"], 1)[0][0].score == pytest.approx(expected, abs=1e-5)
-    bare = encode(model, ["sat"], EncodeSettings(normalize=True, prompt="")).vectors
+    bare = Encoder(model, settings=EncodeSettings(normalize=True, prompt="")).encode(["sat"])
     found = TextSearch(made, model, prompt="").search(["sat"], 1)[0][0].score
     assert found == pytest.approx((documents @ bare[0]).max(), abs=1e-5) != pytest.approx(expected, abs=1e-5)
     index(model, text, tmp_path / "index", add=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffcse.encoding.encode import EncodeSettings, encode
+from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from diffcse.search import dedup
@@ -55,7 +55,7 @@ def test_files(tmp_path, model):
     text = tmp_path / "text.txt"
     text.write_text("The cat sat.\n\nthe cat sat .\nA bird sings loudly.\nThe cat sat.\n", encoding="utf-8")
     output, report = tmp_path / "kept.txt", tmp_path / "report.jsonl"
-    vectors = encode(model, ["The cat sat.", "A bird sings loudly."], SETTINGS).vectors
+    vectors = Encoder(model, settings=SETTINGS).encode(["The cat sat.", "A bird sings loudly."])
     assert vectors[0] @ vectors[1] < 0.999
     counts = dedup_file(str(text), output, report, lambda: model, threshold=0.999, settings=SETTINGS)
     assert counts == (2, 2)
@@ -148,7 +148,7 @@ def test_threshold_one_drops_equal_texts_only(tmp_path, model, lines, expected):
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 0.999])
 def test_in_memory_as_a_plain_loop_and_judged_again(model, threshold):
     texts = tiny.SENTENCES * 2 + ["zzz", "yyy", "zzz"]  # the last three are unknown to the model
-    vectors = encode(model, texts, SETTINGS).vectors
+    vectors = Encoder(model, settings=SETTINGS).encode(texts)
     expected = plain(vectors[:16], threshold - 1e-6)
     result = deduplicate(texts, 0.7, encoder=model).rethreshold(threshold)
     assert result.threshold == threshold

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from diffcse.encoding.encode import encode
+from diffcse.encoding.encode import Encoder
 from diffcse.evaluation import fetch, suite
 from diffcse.evaluation.tasks import STS_TASKS
 from diffcse.persistence.load import load_encoder
@@ -100,7 +100,7 @@ def test_a_dry_run_goes_the_whole_way_and_resumes(
     plan = suite.plan(inputs.senteval, suite.Selection(names=STS_TASKS), official_rows=False)
     for number, seed in enumerate((42, 43)):
         encoder = load_encoder(out / f"seed-{seed}")
-        expected = suite.evaluate(lambda texts, e=encoder: encode(e, texts).vectors, plan)
+        expected = suite.evaluate(lambda texts, e=encoder: Encoder(e).encode(texts), plan)
         scores = [expected["tasks"][name]["spearman"] for name in ("STS12", "STSBenchmark", "SICKRelatedness")]
         shown = row(done, f"seed-{seed}")
         assert [shown[i] for i in (0, 5, 6)] == [f"{100 * score:.2f}" for score in scores]

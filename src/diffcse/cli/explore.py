@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,16 +36,17 @@ def explore(
 
     import_gradio()
     check_address(host, port)
+    from diffcse.encoding.encode import Encoder
     from diffcse.explore.answers import make_answers
-    from diffcse.explore.corpus import embed_with, read_corpus
+    from diffcse.explore.corpus import read_corpus
     from diffcse.progress import counting, make_console, say
 
     console = make_console()
-    encoder = loader(model, device, trust_remote_code)()
+    encoder = Encoder(loader(model, device, trust_remote_code)())
     with counting(console, "corpus") as show:
-        embed = embed_with(encoder, show)
+        embed = partial(encoder.encode, on_progress=show)
         searched = None if corpus is None else read_corpus(corpus, embed, column=column)
-    answers = make_answers(model, embed_with(encoder), searched)
+    answers = make_answers(model, encoder.encode, searched)
     if not is_loopback(host):
         say(console, f"{host} can be reached by other machines, and the page asks for no password")
     say(console, f"http://{host}:{port}  (Ctrl-C ends it)")

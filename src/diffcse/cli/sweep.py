@@ -117,7 +117,7 @@ def go(sweep: Sweep, output: Path, workers: int) -> list[Result]:
 
 
 def scorer(senteval: Path | None) -> Score:
-    """Scores a finished run's model on every STS task at hand; data are read now, so that a fault is found now."""
+    """Scores a finished run's model on every STS task there is; data are read now, so that a fault shows now."""
     if senteval is None:
         return lambda folder: {}
     from diffcse.evaluation.suite import evaluate, plan, select
@@ -125,13 +125,11 @@ def scorer(senteval: Path | None) -> Score:
     planned = plan(senteval, select("sts"), mode="test", protocol="all")
 
     def score(folder: Path) -> dict[str, float]:
-        from diffcse.encoding.encode import encode
-        from diffcse.persistence.load import load_encoder
+        from diffcse.encoding.encode import Encoder
 
-        encoder = load_encoder(str(folder))
-        found = evaluate(lambda sentences: encode(encoder, sentences).vectors, planned, model=str(folder))["tasks"]
-        scores = {name: task["spearman"] for name, task in found.items() if task.get("spearman") is not None}
-        dev = {f"{name} dev": task["dev"]["spearman"] for name, task in found.items() if "dev" in task}
+        tasks = evaluate(Encoder(str(folder)).encode, planned, model=str(folder))["tasks"]
+        scores = {name: task["spearman"] for name, task in tasks.items() if task.get("spearman") is not None}
+        dev = {f"{name} dev": task["dev"]["spearman"] for name, task in tasks.items() if "dev" in task}
         return {**scores, **dev}
 
     return score

@@ -240,3 +240,8 @@ def as_device(name: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, ImportError, AttributeError) as error:  # each backend has a way of its own
         raise UserError("device", "present in this machine", name, "use cpu") from error
     return device
+
+
+def width_of(model: SentenceTransformer) -> int:
+    """Numbers of a vector."""
+    return int(model.get_embedding_dimension() or 0)

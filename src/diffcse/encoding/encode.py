@@ -10,7 +10,7 @@ that was stopped between two chunks, or spread over processes, ends with the sam
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,22 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding, Transformer
-from transformers import PreTrainedTokenizerBase
 
 from diffcse.config import BUNDLED
-from diffcse.encoding.backends import Backend, Forward, TokenBatch, as_device, open_graph, torch_forward
+from diffcse.encoding.backends import Backend, Forward, TokenBatch, as_device, open_graph, torch_forward, width_of
+from diffcse.encoding.by_library import by_library
 from diffcse.encoding.prompts import resolve_prompt
-from diffcse.encoding.tokenise import (
-    Tokeniser,
-    Tokens,
-    as_sentences,
-    check_text,
-    encode_fast,
-    limit,
-    mostly_unknown,
-    reads_plain_text,
-)
+from diffcse.encoding.tokenise import Tokeniser, Tokens, as_sentences, check_text, limit, reads_plain_text
 from diffcse.errors import UserError
 from diffcse.kernels.memory import give_back
 from diffcse.persistence.load import load_encoder
@@ -142,7 +132,7 @@ class Encoder:
         self.folder = folder
         self._plain, self._tokenisers = reads_plain_text(model), dict[int | None, Tokeniser]()
         if settings.dims is not None:
-            check_dims(settings.dims, _width(model))
+            check_dims(settings.dims, width_of(model))
         if graph is not None:
             place = bundled() if folder in (None, BUNDLED) else Path(folder or "").expanduser()
             precision: Any = settings.precision
@@ -158,7 +148,7 @@ class Encoder:
     @property
     def width(self) -> int:
         """H, the numbers of a vector."""
-        return self.settings.dims or _width(self.model)
+        return self.settings.dims or width_of(self.model)
 
     def encode(
         self,
@@ -198,7 +188,7 @@ class Encoder:
         """`encode` with the counts: what was cut, and which sentences the model could not read."""
         texts = as_sentences(sentences)
         settings = self._settings(settings, prompt)
-        vectors = np.empty((len(texts), settings.dims or _width(self.model)), dtype=np.float32)
+        vectors = np.empty((len(texts), settings.dims or width_of(self.model)), dtype=np.float32)
         unknown = np.zeros(len(texts), dtype=np.bool_)
         done = truncated = 0
         for chunk in self.chunks(texts, settings=settings):
@@ -255,7 +245,7 @@ class Encoder:
             if isinstance(work, Tokens):
                 vectors, truncated, unknown = self._batched(work, settings), work.truncated, work.unknown
             else:
-                vectors, truncated, unknown = _by_library(self.model, work, settings)
+                vectors, truncated, unknown = by_library(self.model, work, settings.max_tokens, settings.prompt)
             vectors = vectors if settings.dims is None else vectors[:, : settings.dims]
             if settings.normalize:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
@@ -270,37 +260,12 @@ class Encoder:
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         budget = settings.batch_tokens or usual_batch_tokens(self.model.device)
         order = np.argsort(-lengths, kind="stable")
-        out = torch.empty((len(ids), _width(self.model)), device=self.model.device)
+        out = torch.empty((len(ids), width_of(self.model)), device=self.model.device)
         for place in batches(lengths[order], budget):
             rows = order[place]
             batch = TokenBatch(input_ids=np.concatenate([ids[row] for row in rows]), lengths=lengths[rows])
             out[torch.from_numpy(rows).to(out.device)] = self._forward(self.model, batch).float()
         return out
-
-
-def encode(
-    model: SentenceTransformer,
-    sentences: Sequence[str],
-    settings: EncodeSettings = EncodeSettings(),
-    *,
-    on_progress: Callable[[int], None] = lambda done: None,
-) -> Encoded:
-    """`Encoder(model).run(sentences)`, for a single call."""
-    return Encoder(model, settings=settings).run(sentences, on_progress=lambda done, total: on_progress(done))
-
-
-def encode_stream(
-    model: SentenceTransformer, sentences: Iterable[str], settings: EncodeSettings = EncodeSettings()
-) -> Iterator[Vectors]:
-    """Arrays (n, H) that follow the sentences of a stream of any length."""
-    return (chunk.vectors for chunk in encode_chunks(model, sentences, settings))
-
-
-def encode_chunks(
-    model: SentenceTransformer, sentences: Iterable[str], settings: EncodeSettings = EncodeSettings()
-) -> Iterator[Encoded]:
-    """`Encoder(model).chunks(sentences)`, for a single stream."""
-    return Encoder(model, settings=settings).chunks(sentences)
 
 
 def check_precision(backend: Any, precision: str) -> None:
@@ -353,33 +318,6 @@ def batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:
     return (slice(start, stop) for start, stop in pairwise(cuts))
 
 
-def _by_library(
-    model: SentenceTransformer, texts: list[str], settings: EncodeSettings
-) -> tuple[torch.Tensor, int, NDArray[np.bool_]]:
-    """Vectors by sentence-transformers' own encode, and the counts as far as the model's tokenizer is one we know."""
-    prompt = resolve_prompt(model, text=settings.prompt)
-    how: dict[str, Any] = {"prompt": prompt} if prompt else {"prompt": ""}
-    if settings.max_tokens is not None and isinstance(model[0], Transformer):
-        how["processing_kwargs"] = {"text": {"max_length": limit(model, settings.max_tokens)}}
-    vectors = model.encode(texts, show_progress_bar=False, convert_to_tensor=True, **how)
-    truncated, unknown = _counted(model, [prompt + text for text in texts], settings)
-    return vectors.float().reshape(len(texts), _width(model)), truncated, unknown
-
-
-def _counted(model: SentenceTransformer, texts: list[str], settings: EncodeSettings) -> tuple[int, NDArray[np.bool_]]:
-    most, tokenizer = limit(model, settings.max_tokens), model.tokenizer
-    if isinstance(tokenizer, PreTrainedTokenizerBase):
-        ids = [np.array(row, np.int32) for row in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
-        unknown_id = -1 if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
-        cut = 0 if most is None else sum(len(row) > most for row in ids)
-        return cut, mostly_unknown(ids, unknown_id, tokenizer.num_special_tokens_to_add())
-    if isinstance(model[0], StaticEmbedding):  # on a tokenizer of the library `tokenizers`
-        encodings = encode_fast(tokenizer, texts, special=False)
-        unknown_id = next((i for i in map(tokenizer.token_to_id, ("[UNK]", "<unk>")) if i is not None), -1)
-        return 0, mostly_unknown([np.array(row.ids, np.int32) for row in encodings], unknown_id, 0)
-    return 0, np.zeros(len(texts), dtype=np.bool_)
-
-
 def _check_finite(vectors: Vectors) -> None:
     broken = int((~np.isfinite(vectors).all(axis=1)).sum())
     if broken:
@@ -401,7 +339,3 @@ def _arithmetic(model: SentenceTransformer, precision: Precision) -> Any:
     if precision in ("float32", "int8"):
         return nullcontext()
     return torch.autocast(model.device.type, dtype=getattr(torch, precision))
-
-
-def _width(model: SentenceTransformer) -> int:
-    return int(model.get_embedding_dimension() or 0)

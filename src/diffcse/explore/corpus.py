@@ -5,7 +5,6 @@ Legend: `N` sentences, `H` hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -13,7 +12,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diffcse.encoding.encode import EncodeSettings, encode
 from diffcse.errors import UserError
 from diffcse.explore.limits import MOST_IN_FILE
 from diffcse.text.stream import open_texts, repaired
@@ -95,14 +93,3 @@ def cosine_table(sentences: list[str], embed: Embed) -> Vectors:
     """Cosines of all pairs, (N, N)."""
     vectors = unit(embed(sentences))
     return np.clip(vectors @ vectors.T, -1, 1)
-
-
-def embed_with(model: object, on_progress: Callable[[int], None] = lambda done: None) -> Embed:
-    """The package's fast encoding as a function of sentences alone.
-
-    Args:
-        model: a SentenceTransformer.
-        on_progress: called with the number of sentences done.
-    """
-    settings = EncodeSettings(normalize=True)
-    return lambda sentences: encode(model, sentences, settings, on_progress=on_progress).vectors  # type: ignore[arg-type]

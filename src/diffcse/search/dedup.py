@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from diffcse.encoding.bulk import Progress, check_place
-from diffcse.encoding.encode import Encoder, EncodeSettings, encode_chunks
+from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.encoding.tokenise import as_sentences
 from diffcse.errors import UserError
 from diffcse.files import disk_errors, exclusive, json_line
@@ -263,7 +263,7 @@ def _judged(
                 yield waiting[-1][1]
 
     judge = Judge(int(model.get_embedding_dimension() or 0), threshold)
-    for chunk in encode_chunks(model, stream(), settings):
+    for chunk in Encoder(model, settings=settings).chunks(stream()):
         lines, group = zip(*(waiting.popleft() for _ in chunk.vectors), strict=True)
         yield from zip(group, judge(lines, group, chunk.vectors, chunk.unknown), strict=True)
 
