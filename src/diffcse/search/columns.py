@@ -1,18 +1,30 @@
-"""The other columns of a table, row by row next to its texts; numbers in .csv and .tsv files are read as numbers."""
+"""The other columns of a table, row by row next to its texts, and their values as SQLite keeps them.
+
+Numbers in .csv and .tsv files are read as numbers.
+"""
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import itertools
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from diffcse.text.sources import Source
-from diffcse.text.stream import Texts
+from diffcse.text.stream import Texts, repaired
 from diffcse.text.tables import CsvFile
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 _DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+
+SORTED = (int, float, decimal.Decimal, datetime.date, datetime.time, np.number)
+"""Values of columns that SQLite sorts, so that a condition on them need not read every row."""
 
 
 def other_columns(texts: Texts) -> Iterator[Mapping[str, Any]]:
@@ -54,3 +66,25 @@ def _numbers(source: CsvFile, names: list[str]) -> dict[str, type[int] | type[fl
             else:
                 types[name] = float if _DECIMAL.fullmatch(value) else None
     return {name: kind for name, kind in types.items() if kind is not None}
+
+
+def stored(value: Any) -> int | float | str | None:
+    """A value as SQLite keeps it: numbers and text as they are, times in ISO form, the rest as JSON."""
+    match value:
+        case None:
+            return None
+        case str():
+            return repaired(value)  # SQLite takes no lone surrogates
+        case bool():
+            return int(value)
+        case int():
+            return value if -(2**63) <= value < 2**63 else str(value)
+        case float():
+            return None if math.isnan(value) else value
+        case decimal.Decimal():
+            return float(value)
+        case datetime.date() | datetime.time():
+            return value.isoformat()
+    if isinstance(value, np.generic):
+        return stored(value.item())
+    return json.dumps(value, ensure_ascii=False, default=str)

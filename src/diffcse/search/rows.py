@@ -7,8 +7,6 @@ SQLite makes each change atomic and durable, so a row is there if and only if it
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import decimal
 import itertools
 import json
 import re
@@ -23,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcse.errors import UserError
-from diffcse.text.stream import repaired
+from diffcse.search.columns import SORTED, stored
 
 NAME = "index.sqlite"
 ID, LINE = "_id", "_line"
@@ -34,9 +32,6 @@ _VERSION = 2
 _BATCH = 900
 _MOST_COMMON = 0.1
 """Words in more than this share of the rows say little in a full-text search, and cost most of its time."""
-
-_SORTED = (int, float, decimal.Decimal, datetime.date, datetime.time, np.number)
-"""Values of columns that SQLite sorts, so that a condition on them need not read every row."""
 
 _WORD = re.compile(r"\w+")
 
@@ -293,11 +288,11 @@ class Changes:
                 _check_name(name)
                 db.execute(f"ALTER TABLE rows ADD COLUMN {_quoted(name)}")
                 known.add(name.casefold())
-                if isinstance(next((v for row in rows if (v := row.columns[name]) is not None), None), _SORTED):
+                if isinstance(next((v for row in rows if (v := row.columns[name]) is not None), None), SORTED):
                     db.execute(f"CREATE INDEX {_quoted(f'by {name}')} ON rows ({_quoted(name)})")
         columns, marks = ", ".join(map(_quoted, (ID, LINE, text, *names))), ", ".join("?" * (3 + len(names)))
         values = (
-            (place, row.line, row.text, *map(_value, row.columns.values())) for place, row in enumerate(rows, start)
+            (place, row.line, row.text, *map(stored, row.columns.values())) for place, row in enumerate(rows, start)
         )
         db.executemany(f"INSERT INTO rows ({columns}) VALUES ({marks})", values)
         words = ((place, row.text) for place, row in enumerate(rows, start))
@@ -324,7 +319,7 @@ class Changes:
         db = self.rows.db
         db.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (value)")
         db.execute("DELETE FROM wanted")
-        db.executemany("INSERT INTO wanted VALUES (?)", ((_value(value),) for value in values))
+        db.executemany("INSERT INTO wanted VALUES (?)", ((stored(value),) for value in values))
         chosen = f"SELECT {ID} FROM rows WHERE {_quoted(key)} IN (SELECT value FROM wanted) ORDER BY {ID}"
         return _ids(db.execute(chosen))
 
@@ -379,25 +374,3 @@ def _check_name(name: str) -> None:
     if name.casefold() in _OWN or not name or "\0" in name:
         rule = f"another name than {' and '.join(_OWN)}"
         raise UserError(f"column {name!r}", rule, "that name", "rename it in the file")
-
-
-def _value(value: Any) -> int | float | str | None:
-    """A value as SQLite keeps it: numbers and text as they are, times in ISO form, the rest as JSON."""
-    match value:
-        case None:
-            return None
-        case str():
-            return repaired(value)  # SQLite takes no lone surrogates
-        case bool():
-            return int(value)
-        case int():
-            return value if -(2**63) <= value < 2**63 else str(value)
-        case float():
-            return None if value != value else value
-        case decimal.Decimal():
-            return float(value)
-        case datetime.date() | datetime.time():
-            return value.isoformat()
-    if isinstance(value, np.generic):
-        return _value(value.item())
-    return json.dumps(value, ensure_ascii=False, default=str)
