@@ -82,7 +82,7 @@ def adapt(
     4. Report on the other half. A model that is not better than the start there too, beyond chance, is not kept: the
        folder then holds the start.
 
-    The same command resumes an interrupted run and ends with the same bits.
+    The same call resumes an interrupted run and ends with the same bits.
 
     Args:
         sources: files, folders, globs, a Hub dataset, or documents that were read before.
@@ -105,12 +105,8 @@ def adapt(
     place = None if index is None else as_path("index", index)
     check_index(place, run.checkpoints)
     collections = read_collections(judged)
-    start = load_encoder(settings.encoder)
-    own_pooler(start, f"encoder {settings.encoder}")  # refuses what cannot be trained
-    settings = replace(settings, learning_rate=settings.learning_rate or usual_rate(start))
-    documents = (
-        sources if isinstance(sources, Documents) else read_documents(sources, column=column, cache_dir=cache_dir)
-    )
+    start, settings = _start(settings)
+    documents = _documents(sources, column, cache_dir)
     parts = split(documents.dataset, settings)
     _say(console, *documents.counts.lines(), *parts.lines())
     folder, config = run.checkpoints / "training", train_config(settings, parts)
@@ -118,18 +114,13 @@ def adapt(
         trained = _trained(parts, config, run, folder, cache_dir, console)
         blends = Blends(Encoder(start, settings=EncodeSettings(max_tokens=_limit(start, settings))), copied(trained))
         verdict = _verdict(blends, parts, settings, console)
-        _say(console, verdict.words())
         rows = _judged(blends, verdict.chosen.share, collections, console)
         blends.set(verdict.chosen.share if verdict.kept else 0.0)
-        report = page.Report(
-            verdict=verdict, judged=rows, settings=settings, notes=(*documents.counts.lines(), *parts.lines())
-        )
-        if console is not None:
-            terminal.show(console, *report.tables())
+        notes = (*documents.counts.lines(), *parts.lines())
+        report = page.Report(verdict=verdict, judged=rows, settings=settings, notes=notes)
         save_folder(start, run.folder, report.files(folder))
-        if place is not None:
-            _say(console, f"indexing {len(documents.dataset):,} documents")
-            index_documents(documents.dataset, run.folder, place, run.checkpoints, console)
+        _show(report, console)
+        _index(documents, place, run, console)
         run.mark_finished()
     return AdaptResult(folder=run.folder, verdict=verdict, judged=rows, seconds=time.perf_counter() - began)
 
@@ -195,6 +186,19 @@ def _look(output: Path, sources: Sources | Documents, settings: AdaptSettings, c
     return RunFolder.look(output, asdict(settings), names, [column] if column else None)
 
 
+def _start(settings: AdaptSettings) -> tuple[SentenceTransformer, AdaptSettings]:
+    """The encoder to start from, and the settings with the learning rate that suits it."""
+    start = load_encoder(settings.encoder)
+    own_pooler(start, f"encoder {settings.encoder}")  # refuses what cannot be trained
+    return start, replace(settings, learning_rate=settings.learning_rate or usual_rate(start))
+
+
+def _documents(sources: Sources | Documents, column: str | None, cache_dir: Path | None) -> Documents:
+    if isinstance(sources, Documents):
+        return sources
+    return read_documents(sources, column=column, cache_dir=cache_dir)
+
+
 def _trained(
     parts: Parts, config: Config, run: RunFolder, folder: Path, cache_dir: Path | None, console: Console | None
 ) -> SentenceTransformer:
@@ -229,7 +233,9 @@ def _verdict(blends: Blends, parts: Parts, settings: AdaptSettings, console: Con
     _say(console, f"reporting on {len(parts.reporting):,} others")
     tasks = questions(parts.reporting, settings.seed)
     reported, memories = blends.measure(tasks, [chosen.share], show)
-    return reach(candidates, chosen, reported, memories, tasks)
+    verdict = reach(candidates, chosen, reported, memories, tasks)
+    _say(console, verdict.words())
+    return verdict
 
 
 def _judged(
@@ -261,6 +267,17 @@ class _At:
         """Vectors (N, H), with the model's prompt for documents."""
         self.blends.set(self.share)
         return self.blends.encoder.encode_document(sentences)
+
+
+def _index(documents: Documents, place: Path | None, run: RunFolder, console: Console | None) -> None:
+    if place is not None:
+        _say(console, f"indexing {len(documents.dataset):,} documents")
+        index_documents(documents.dataset, run.folder, place, run.checkpoints, console)
+
+
+def _show(report: page.Report, console: Console | None) -> None:
+    if console is not None:
+        terminal.show(console, *report.tables())
 
 
 def _say(console: Console | None, *lines: str) -> None:

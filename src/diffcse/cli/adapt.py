@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from diffcse.adaptation.settings import AdaptSettings
+from diffcse.cli.common import COLUMN
 from diffcse.cli.options import given_only, with_fields
 
 
@@ -21,7 +22,7 @@ def adapt(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for model and report.", show_default=False)],
-    column: Annotated[str | None, typer.Option(help="Column of a table that holds the text.")] = None,
+    column: COLUMN = None,
     ir: Annotated[
         list[Path] | None,
         typer.Option(

@@ -20,17 +20,26 @@ def _present(device: str | None) -> str | None:
     return device
 
 
+TEXT_FILE = "Text (a sentence a line), csv, tsv, jsonl, json or parquet, packed (gz, bz2, xz, zst) or not"
 MODEL = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Folder or Hub name of the encoder. Default: the one in the package."),
 ]
-COLUMN = Annotated[
-    str | None,
-    typer.Option(help="Column of a table that holds the text."),
-]
+COLUMN = Annotated[str | None, typer.Option(help="Column of a table that holds the text.")]
 MAX_TOKENS = Annotated[
     int | None,
     typer.Option(help="Longest text (tokens); longer ones are cut. Default: the model's own limit."),
+]
+DIMS = Annotated[
+    int | None,
+    typer.Option(help="Keep only the first numbers of each vector, for models trained for it (Matryoshka)."),
+]
+WORKERS = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that encode at once, each with one core or GPU; any number writes the same bytes. Default: "
+        "this process with all its threads."
+    ),
 ]
 DEVICE = Annotated[
     str | None,

@@ -7,17 +7,14 @@ from typing import Annotated
 
 import typer
 
-from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TRUST, loader
+from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TEXT_FILE, TRUST, loader
 from diffcse.errors import UserError
 
 
 def dedup(
     file: Annotated[
         str,
-        typer.Argument(
-            help="Text (a sentence a line), csv, tsv, jsonl, json or parquet, packed (gz, bz2, xz, zst) or not.",
-            show_default=False,
-        ),
+        typer.Argument(help=f"{TEXT_FILE}.", show_default=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File of the kept lines.", show_default=False)],
     report: Annotated[

@@ -7,25 +7,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from diffcse.cli.common import (
-    COLUMN,
-    DEVICE,
-    MAX_TOKENS,
-    MODEL,
-    PROMPT,
-    PROMPT_NAME,
-    TRUST,
-    loader,
-    summary,
-)
+from diffcse.cli import common
+from diffcse.cli.common import COLUMN, DEVICE, DIMS, MAX_TOKENS, MODEL, PROMPT, PROMPT_NAME, TRUST, WORKERS
 from diffcse.errors import UserError
 
 FILE = Annotated[
     str,
-    typer.Argument(
-        help="Text (a sentence a line), csv, tsv, jsonl or parquet, any of them gzipped; - for standard input.",
-        show_default=False,
-    ),
+    typer.Argument(help=f"{common.TEXT_FILE}; - for standard input.", show_default=False),
 ]
 OUTPUT = Annotated[
     Path,
@@ -48,20 +36,12 @@ BACKEND = Annotated[
     Literal["torch", "onnx", "openvino"],
     typer.Option(help="What runs the model; onnx and openvino run what diffcse export put into its folder."),
 ]
-ENGINE = Annotated[Literal["local", "ray"], typer.Option(help="This process, or the workers of a Ray cluster.")]
+ENGINE = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="This machine, or the workers of a Ray cluster, by default one a GPU, or one a core."),
+]
 ADDRESS = Annotated[
     str | None, typer.Option(help="Address of a running Ray cluster. Default: one on this machine, for this run.")
-]
-WORKERS = Annotated[
-    int | None,
-    typer.Option(
-        help="Processes that encode at once, each with one core or GPU; any number writes the same bytes. Default: "
-        "this process with all its threads; with --engine ray one a GPU, or one a core."
-    ),
-]
-DIMS = Annotated[
-    int | None,
-    typer.Option(help="Keep only the first numbers of each vector, for models trained for it (Matryoshka)."),
 ]
 
 
@@ -94,7 +74,7 @@ def encode(
     if engine == "ray" and backend != "torch":
         raise UserError("--backend", "torch with --engine ray", backend, "remove --backend")
     console = make_console()
-    load = loader(model, device, trust_remote_code)
+    load = common.loader(model, device, trust_remote_code)
     run: dict[str, Any] = {"column": column, "overwrite": overwrite, "folder": model}
     run["engine"] = _engine(engine, address, workers, model, trust_remote_code)
     encoding = EncodeSettings(max_tokens=max_tokens, precision=precision, normalize=normalize, dims=dims)
@@ -102,7 +82,7 @@ def encode(
     with counting(console, "encode") as show:
         words = lambda encoder: resolve_prompt(encoder, "document", prompt_name, prompt)  # noqa: E731
         counts = encode_file(file, output, load, settings, prompt=words, on_progress=show, **run)
-    say(console, f"{output}: {summary(counts)}")
+    say(console, f"{output}: {common.summary(counts)}")
 
 
 def _engine(engine: str, address: str | None, workers: int | None, model: str | None, trust_remote_code: bool) -> Any:

@@ -8,54 +8,41 @@ from typing import Annotated, Any
 
 import typer
 
-from diffcse.cli.common import (
-    COLUMN,
-    DEVICE,
-    MAX_TOKENS,
-    MODEL,
-    PROMPT,
-    PROMPT_NAME,
-    TRUST,
-    loader,
-    summary,
-)
+from diffcse.cli import common
+from diffcse.cli.common import COLUMN, DEVICE, DIMS, MAX_TOKENS, MODEL, PROMPT, PROMPT_NAME, TRUST, WORKERS
 from diffcse.errors import UserError
+
+OUTPUT = Annotated[Path, typer.Option("--output", "-o", help="Folder of the index.", show_default=False)]
+FILE = Annotated[
+    str | None,
+    typer.Argument(help=f"{common.TEXT_FILE}; - for standard input. A table's other columns are kept for conditions."),
+]
+ADD = Annotated[bool, typer.Option("--add", help="Append to the index that is in the folder.")]
+UPDATE = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Put the rows into the index that is in the folder: those with the same value in this column are "
+        "replaced, the others appended.",
+    ),
+]
+DELETE = Annotated[
+    str | None,
+    typer.Option(metavar="CONDITION", help='Remove the rows that meet a condition, such as "year < 2000".'),
+]
 
 
 def index(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the index.", show_default=False)],
-    file: Annotated[
-        str | None,
-        typer.Argument(
-            help="Text (a sentence a line), csv, tsv, jsonl, json or parquet, packed (gz, bz2, xz, zst) or not; - for "
-            "standard input. A table's other columns are kept for conditions.",
-            show_default=False,
-        ),
-    ] = None,
+    output: OUTPUT,
+    file: FILE = None,
     model: MODEL = None,
-    add: Annotated[bool, typer.Option("--add", help="Append to the index that is in the folder.")] = False,
-    update: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Put the rows into the index that is in the folder: those with the same value in this column are "
-            "replaced, the others appended.",
-        ),
-    ] = None,
-    delete: Annotated[
-        str | None,
-        typer.Option(metavar="CONDITION", help='Remove the rows that meet a condition, such as "year < 2000".'),
-    ] = None,
-    dims: Annotated[
-        int | None,
-        typer.Option(help="Keep only the first numbers of each vector, for models trained for it (Matryoshka)."),
-    ] = None,
+    add: ADD = False,
+    update: UPDATE = None,
+    delete: DELETE = None,
+    dims: DIMS = None,
     prompt_name: PROMPT_NAME = None,
     prompt: PROMPT = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Processes that encode at once. Default: this process with all its threads."),
-    ] = None,
+    workers: WORKERS = None,
     max_tokens: MAX_TOKENS = None,
     column: COLUMN = None,
     device: DEVICE = None,
@@ -87,12 +74,12 @@ def index(
 
         how["engine"] = Workers(workers=workers)
     settings = BulkSettings(encoding=EncodeSettings(max_tokens=max_tokens, normalize=True, dims=dims))
-    load = loader(model, device, trust_remote_code)
+    load = common.loader(model, device, trust_remote_code)
     name = str(Path(model).resolve()) if model and Path(model).is_dir() else model
     with counting(console, "index") as show:
-        made, counts = index_text(file, output, load, model=name, settings=settings, on_progress=show, **how)
-    with closing(made):
-        say(console, f"{output}: {summary(counts)}; {len(made):,} rows in the index, {_kind(made)}")
+        rows, counts = index_text(file, output, load, model=name, settings=settings, on_progress=show, **how)
+    with closing(rows):
+        say(console, f"{output}: {common.summary(counts)}; {len(rows):,} rows in the index, {_kind(rows)}")
 
 
 def _delete(console: Any, output: Path, condition: str, *, alone: bool) -> None:

@@ -55,7 +55,7 @@ def index_text(
         model: the model's name, kept in the index; None for the bundled one.
         add: append to the index in `folder`.
         update: a column; rows of the index with a new row's value in it are replaced, the other new rows appended.
-        column: as for `diffcse.text.stream.open_texts`.
+        column: the text's column in a table.
         settings: limits, precision and dims; None for the usual ones. Vectors are normalized float32 in any case.
         prompt: gives the words in front of every text; None for those of the index, or the model's own for documents.
         engine: what encodes.
@@ -81,24 +81,15 @@ def index_text(
         check_model(folder, index.facts, mark)
     how = _as_documents(usual, encoder, prompt, index)
     with _building(folder, work, 1 if index is None else index.facts.generation + 1):
-        job, counts = encode_texts(
-            texts,
-            work,
-            Encoder(encoder, settings=how.encoding),
-            how,
-            engine=engine,
-            total=total,
-            on_progress=on_progress,
-        )
+        runner = Encoder(encoder, settings=how.encoding)
+        job, counts = encode_texts(texts, work, runner, how, engine=engine, total=total, on_progress=on_progress)
         if counts.blank == counts.rows:
             shutil.rmtree(job.folder)
             raise UserError(texts.name, "a text with at least one line that is not blank", "none", "give another text")
-        blocks = _blocks(job, texts)
-        if index is None:
-            facts = _facts(encoder, how, model, mark, texts)
-            index = SentenceIndex.create(folder, facts, blocks)
+        if index is not None:
+            index.add(_blocks(job, texts), key=update)
         else:
-            index.add(blocks, key=update)
+            index = SentenceIndex.create(folder, _facts(encoder, how, model, mark, texts), _blocks(job, texts))
     shutil.rmtree(work)
     return index, counts
 
