@@ -19,6 +19,7 @@ ORDER = [
     "progress",
     "vectors",
     "distributed",
+    "connection",
     "kernels",
     "method",
     "text",

@@ -124,7 +124,7 @@ def test_an_archive_put_there_by_hand_needs_no_network(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     by_hand = rf"put https?://.*senteval\.tar to {tmp_path}/senteval.tar by hand and run this again"
-    with pytest.raises(UserError, match=rf"got HF_HUB_OFFLINE; run this again with a network, or {by_hand}"):
+    with pytest.raises(UserError, match=rf"got HF_HUB_OFFLINE is set; run this again with a network, or {by_hand}"):
         run("fetch", tmp_path)
     (tmp_path / "senteval.tar").write_bytes(small)
     assert run("fetch", tmp_path).exit_code == 1  # for all but MR are missing

@@ -185,7 +185,7 @@ def test_without_a_hub_one_line_says_what_to_bring_and_where(tmp_path: Path) -> 
     assert ended.code == 2 and ended.err.count("\n") == 1
     archive = tmp_path / "out" / "senteval" / "senteval.tar"
     for part in (
-        "the Hub's files must be in its cache, or on a Hub that can be reached; got HF_HUB_OFFLINE; bring http",
+        "the Hub's files must be in its cache, or on a Hub that can be reached; got HF_HUB_OFFLINE is set; bring http",
         f"datasets-for-simcse/resolve/main/{TEXT} to {tmp_path / 'out' / TEXT}; ",
         "`hf download roberta-base --local-dir roberta-base` makes, by --encoder; ",
         "`hf download distilroberta-base --local-dir distilroberta-base` makes, by --generator; ",

@@ -10,19 +10,17 @@ import hashlib
 import os
 import re
 import shutil
-import socket
 import tarfile
 import zlib
 from collections.abc import Iterator
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from huggingface_hub import constants, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever HTTP library it uses
 
+from diffcse.connection import hub_or_cache
 from diffcse.errors import UserError
 from diffcse.evaluation.senteval import Reading, read_tasks
 from diffcse.evaluation.tasks import ALL_TASKS
@@ -98,14 +96,12 @@ def download(name: str, by_hand: Path) -> Path:
         UserError: no network and nothing in the cache, or a damaged file.
     """
     do = f"run this again with a network, or put {file_url(name)} to {by_hand} by hand and run this again"
-    problem = None if constants.HF_HUB_OFFLINE else _no_connection()
-    if problem:
-        raise UserError(name, "in the cache, or on a Hub that can be reached", problem, do)
-    try:
-        path = Path(hf_hub_download(REPOSITORY, name, repo_type="dataset", endpoint=ENDPOINT))
-    except (OSError, HTTPError) as error:
-        got = "HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else " ".join(str(error).split())
-        raise UserError(name, "in the cache, or on a Hub that can be reached", got, do) from error
+    with hub_or_cache(ENDPOINT) as problem:
+        try:
+            path = Path(hf_hub_download(REPOSITORY, name, repo_type="dataset", endpoint=ENDPOINT))
+        except (OSError, HTTPError) as error:
+            got = problem or " ".join(str(error).split())
+            raise UserError(name, "in the cache, or on a Hub that can be reached", got, do) from error
     content = path.resolve()  # the cache names a large file by the SHA-256 that the Hub gives for it
     with content.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
@@ -113,19 +109,6 @@ def download(name: str, by_hand: Path) -> Path:
         content.unlink()  # or the next run would use it
         raise UserError(name, f"a file with SHA-256 {content.name}", actual, "run this again")
     return path
-
-
-def _no_connection() -> str | None:
-    """What the network said, or None where the Hub answers or a proxy stands before it; its client tries for 23 s."""
-    scheme, address = urlsplit(ENDPOINT)[:2]
-    if scheme in getproxies():
-        return None
-    host, _, port = address.partition(":")
-    try:
-        socket.create_connection((host, int(port or (443 if scheme == "https" else 80))), timeout=10).close()
-    except OSError as error:
-        return f"no connection to {ENDPOINT} ({error.strerror or error})"
-    return None
 
 
 def _unpack(archive: Path, folder: Path) -> Reading:

@@ -7,10 +7,11 @@ import importlib.util
 import os
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from diffcse.config import BUNDLED, MINILM
+from diffcse.connection import hub_or_cache
 from diffcse.errors import MissingExtra, UserError
 from diffcse.resources import DEFAULT_ENCODER, bundled
 
@@ -67,25 +68,27 @@ def _local(name: str) -> Path | None:
 def _fetch(name: str, revision: str | None, trust_remote_code: bool) -> Path:
     """A Hub model's files in the cache, weights in safetensors where there are any."""
     patterns = [*_DESCRIPTION, *(["*.py"] if trust_remote_code else [])]
-    try:
-        for weights in ("*.safetensors", "pytorch_model*.bin"):
-            wanted = [*patterns, weights, f"*/{weights}"]
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_UNUSED))
-            if any(folder.glob(weights)) or any(folder.glob(f"*/{weights}")):
-                break
-    except (OSError, HFValidationError) as error:  # no network, no such repository, no access, no valid name
-        do = f"check the name; offline, download it elsewhere (hf download {name}) and give the folder"
-        rule = "a folder, or a model that the Hub or its cache has"
-        raise UserError(f"model {name}", rule, _reason(error), do) from error
+    with hub_or_cache() as problem:
+        try:
+            for weights in ("*.safetensors", "pytorch_model*.bin"):
+                wanted = [*patterns, weights, f"*/{weights}"]
+                folder = Path(
+                    snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_UNUSED)
+                )
+                if any(folder.glob(weights)) or any(folder.glob(f"*/{weights}")):
+                    break
+        except (OSError, HFValidationError) as error:  # no network, no such repository, no access, no valid name
+            do = f"check the name; offline, download it elsewhere (hf download {name}) and give the folder"
+            rule = "a folder, or a model that the Hub or its cache has"
+            raise UserError(f"model {name}", rule, _reason(error, problem), do) from error
     return folder
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, problem: str | None) -> str:
     if not isinstance(error, LocalEntryNotFoundError):
         return first_line(error)
-    if constants.HF_HUB_OFFLINE:
-        return "nothing in the cache, and HF_HUB_OFFLINE is set"
-    return f"nothing in the cache, and no connection to {constants.ENDPOINT} ({first_line(error)})"
+    # Without a problem of ours the connection broke while the client was asking.
+    return f"nothing in the cache, and {problem or first_line(error)}"
 
 
 def _minilm() -> Path:

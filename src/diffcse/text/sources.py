@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 
 import datasets
 
+from diffcse.connection import hub_or_cache
 from diffcse.errors import UserError
 from diffcse.text.opening import CHUNK, File, decode, lines, opened, suffix_of
 from diffcse.text.tables import (
@@ -90,12 +91,14 @@ class HubDataset:
 
     @cached_property
     def _loaded(self) -> datasets.Dataset:
-        try:
-            return datasets.load_dataset(self.name, split=self.split)
-        except (OSError, ValueError, RuntimeError) as error:  # no network, no such dataset, split or configuration
-            got = f"{type(error).__name__}: {error}"
-            do = "check the name (name:split); offline, download its files elsewhere and give their paths"
-            raise UserError(self.name, "an existing file or a Hub dataset within reach", got, do) from error
+        with hub_or_cache() as problem:
+            try:
+                return datasets.load_dataset(self.name, split=self.split)
+            except (OSError, ValueError, RuntimeError) as error:  # no network, no such dataset, split or configuration
+                absent = problem and isinstance(error, ConnectionError)
+                got = f"nothing in the cache, and {problem}" if absent else f"{type(error).__name__}: {error}"
+                do = "check the name (name:split); offline, download its files elsewhere and give their paths"
+                raise UserError(self.name, "an existing file or a Hub dataset within reach", got, do) from error
 
     @property
     def identity(self) -> tuple[Any, ...]:
