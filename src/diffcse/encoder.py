@@ -25,7 +25,7 @@ from diffcse.encoding.tokenise import as_sentences
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from diffcse.settings import at_least, checked
-from diffcse.text.stream import open_texts, repaired
+from diffcse.text.stream import open_texts, readable
 from diffcse.vectors import as_cosines, cosines, exact_search, import_faiss
 
 log = logging.getLogger(__name__)
@@ -277,5 +277,7 @@ def _nearest(index: _Index, queries: NDArray[np.float32], top_k: int) -> tuple[l
 def _sentences(source: str | Path | Iterable[str]) -> list[str]:
     if not isinstance(source, str | Path):
         return as_sentences(source, "sentences or a file's path")
-    lines = (repaired(line).rstrip() for line in open_texts(str(source), skip_blank=True))
-    return [line for line in lines if line]
+    lines, damaged = readable(line.rstrip() for line in open_texts(str(source), skip_blank=True))
+    if damaged:
+        log.warning("%s: replaced bytes that are not UTF-8 in %d of %d texts", source, damaged, len(lines))
+    return lines

@@ -11,7 +11,7 @@ from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from diffcse.search import dedup
-from diffcse.search.dedup import Duplicate, Kept, dedup_file, deduplicate
+from diffcse.search.dedup import DedupCounts, Duplicate, Kept, dedup_file, deduplicate
 from diffcse.vectors import unit
 from tests import tiny
 
@@ -58,7 +58,7 @@ def test_files(tmp_path, model):
     vectors = Encoder(model, settings=SETTINGS).encode(["The cat sat.", "A bird sings loudly."])
     assert vectors[0] @ vectors[1] < 0.999
     counts = dedup_file(str(text), output, report, lambda: model, threshold=0.999, settings=SETTINGS)
-    assert counts == (2, 2)
+    assert counts == DedupCounts(kept=2, dropped=2, blank=1)
     assert output.read_text() == "The cat sat.\nA bird sings loudly.\n"
     told = [json.loads(line) for line in report.read_text().splitlines()]
     assert [(row["line"], row["repeats"], row["text"]) for row in told] == [
@@ -141,7 +141,7 @@ def test_threshold_one_drops_equal_texts_only(tmp_path, model, lines, expected):
     text.write_text("\n".join(lines) + "\n", encoding="utf-8")
     counts = dedup_file(str(text), output, report, lambda: model, threshold=1, settings=SETTINGS)
     repeats = [first for first in expected if first]
-    assert counts == (len(lines) - len(repeats), len(repeats))
+    assert (counts.kept, counts.dropped) == (len(lines) - len(repeats), len(repeats))
     assert [json.loads(line)["repeats"] for line in report.read_text().splitlines()] == repeats
 
 

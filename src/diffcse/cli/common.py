@@ -80,17 +80,28 @@ def loader(
     return lambda: load_encoder(model, pooler=pooler, trust_remote_code=trust_remote_code).to(target)
 
 
+def warn_unknown(unknown: int, total: int) -> None:
+    """Say that the cosines of some texts mean nothing."""
+    text = f"{unknown:,} of {total:,} texts are mostly words that this model does not know and cannot tell apart"
+    typer.echo(text, err=True)
+
+
 def summary(counts: Any) -> str:
     """What a bulk run read, in one line.
 
     >>> from types import SimpleNamespace
-    >>> summary(SimpleNamespace(rows=1200, truncated=3, blank=0, repaired=1))
+    >>> summary(SimpleNamespace(rows=1200, truncated=3, blank=0, repaired=1, unknown=0))
     '1,200 texts; cut 3 at the token limit; replaced bytes that are not UTF-8 in 1'
     """
-    notes = (
+    return "; ".join([f"{counts.rows:,} texts", *notes(counts)])
+
+
+def notes(counts: Any) -> list[str]:
+    """What a run met in its texts and a user should know."""
+    met = (
         (counts.truncated, "cut {:,} at the token limit"),
         (counts.blank, "{:,} blank"),
-        (getattr(counts, "unknown", 0), "{:,} of mostly unknown words, which this model cannot tell apart"),
+        (counts.unknown, "{:,} of mostly unknown words, which this model cannot tell apart"),
         (counts.repaired, "replaced bytes that are not UTF-8 in {:,}"),
     )
-    return "; ".join([f"{counts.rows:,} texts", *(note.format(number) for number, note in notes if number)])
+    return [note.format(number) for number, note in met if number]

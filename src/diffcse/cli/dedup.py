@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TEXT_FILE, TRUST, loader
+from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TEXT_FILE, TRUST, loader, notes
 from diffcse.errors import UserError
 
 
@@ -46,7 +46,7 @@ def dedup(
     console = make_console()
     told = report or Path(f"{output}.report.jsonl")
     with counting(console, "dedup") as show:
-        kept, dropped = dedup_file(
+        counts = dedup_file(
             file,
             output,
             told,
@@ -57,5 +57,5 @@ def dedup(
             overwrite=overwrite,
             on_progress=show,
         )
-    text = f"{output}: kept {kept:,} lines, dropped {dropped:,} with a cosine of {threshold} or more; {told} says which"
-    say(console, text)
+    text = f"{output}: kept {counts.kept:,} lines, dropped {counts.dropped:,} with a cosine of {threshold} or more"
+    say(console, "; ".join([text, f"{told} says which", *notes(counts)]))

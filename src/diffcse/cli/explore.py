@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diffcse.cli.common import COLUMN, DEVICE, TRUST, loader
+from diffcse.cli.common import COLUMN, DEVICE, TRUST, loader, warn_unknown
 
 
 def explore(
@@ -46,6 +46,8 @@ def explore(
     with counting(console, "corpus") as show:
         embed = partial(encoder.encode, on_progress=show)
         searched = None if corpus is None else read_corpus(corpus, embed, column=column)
+    if encoder.unknown:
+        warn_unknown(encoder.unknown, encoder.texts)
     answers = make_answers(model, encoder.encode, searched)
     if not is_loopback(host):
         say(console, f"{host} can be reached by other machines, and the page asks for no password")

@@ -50,5 +50,5 @@ def mine(
 
     encoder = loader(model, device, trust_remote_code)()
     how = {"count": count, "skip": skip, "margin": margin}
-    pairs, rows = mine_file(file, output, encoder, columns=names, overwrite=overwrite, **how)  # type: ignore[arg-type]
-    say(make_console(), f"{output}: {rows:,} rows from {pairs:,} pairs")
+    mined = mine_file(file, output, encoder, columns=names, overwrite=overwrite, **how)  # type: ignore[arg-type]
+    say(make_console(), f"{output}: {mined.rows:,} rows from {mined.read.summary()}")

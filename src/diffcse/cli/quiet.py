@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 
 def quiet_libraries() -> None:
     """No progress bars and no notes of transformers and datasets: the verbs show their own progress."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported, which the next lines do
     import datasets
     import transformers
 

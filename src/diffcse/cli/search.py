@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffcse.cli.common import DEVICE, MODEL, PROMPT, PROMPT_NAME, TRUST, loader
+from diffcse.cli.common import DEVICE, MODEL, PROMPT, PROMPT_NAME, TRUST, loader, warn_unknown
 from diffcse.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,12 +59,15 @@ def search(
         raise UserError("--prompt", "used without --prompt-name", "both", "remove one of them")
     from diffcse.search.build import TextSearch
     from diffcse.search.index import SentenceIndex
-    from diffcse.text.stream import open_texts, repaired
+    from diffcse.text.stream import open_texts, readable
 
     with closing(SentenceIndex(folder, verify=verify)) as index:
         texts = list(queries or ())
         if queries_file is not None:
-            texts += (repaired(text) for text in open_texts(queries_file, skip_blank=True))
+            more, damaged = readable(open_texts(queries_file, skip_blank=True))
+            texts += more
+            if damaged:
+                typer.echo(f"{queries_file}: replaced bytes that are not UTF-8 in {damaged:,}", err=True)
         if not texts:
             raise UserError("queries", "at least one", "none", "name some after the folder, or a file with --queries")
         if where is not None:
@@ -72,6 +75,8 @@ def search(
         encoder = loader(model or index.facts.model, device, trust_remote_code)()
         searching = TextSearch(index, encoder, prompt=prompt, name=prompt_name)
         results = searching.search(texts, top_k, threshold, where=where, hybrid=hybrid)
+    if searching.unknown:
+        warn_unknown(searching.unknown, len(texts))
     for query, hits in zip(texts, results, strict=True):
         typer.echo(_as_json(query, hits) if json else _as_text(query, hits))
 

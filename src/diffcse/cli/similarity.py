@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from diffcse.cli.common import DEVICE, MODEL, TRUST, loader
+from diffcse.cli.common import DEVICE, MODEL, TRUST, loader, warn_unknown
 
 
 def similarity(
@@ -24,4 +24,4 @@ def similarity(
     vectors = encoder.encode([first, second])
     typer.echo(f"{float(cosines(vectors[:1], vectors[1:])[0, 0]):.4f}")
     if encoder.unknown:
-        typer.echo(f"diffcse: {encoder.unknown} of 2 texts are mostly words that this model does not know", err=True)
+        warn_unknown(encoder.unknown, 2)

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from diffcse.encoding.backends import width_of
 from diffcse.encoding.prompts import resolve_prompt
-from diffcse.encoding.tokenise import encode_fast, limit, mostly_unknown
+from diffcse.encoding.tokenise import encode_fast, limit
+from diffcse.text.unknown import mostly_unknown
 
 
 def by_library(

@@ -19,6 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import PreTrainedTokenizerBase
 
 from diffcse.errors import UserError
+from diffcse.text.unknown import mostly_unknown
 
 _WANTED = "a string or several of them (a list, tuple, array or column)"
 
@@ -132,13 +133,6 @@ def encode_fast(tokenizer: Any, texts: list[str], *, special: bool = True) -> An
         number = next(i for i, text in enumerate(texts) if not _is_utf8(text))
         what = f"sentence {number} of its chunk"
         raise UserError(what, "Unicode text", "a lone surrogate", "decode the bytes again, as UTF-8") from None
-
-
-def mostly_unknown(ids: list[NDArray[np.int32]], unknown_id: int, special: int) -> NDArray[np.bool_]:
-    """(N,), True where more than half of a text's tokens, special ones apart, are the unknown token."""
-    unknown = np.array([np.count_nonzero(row == unknown_id) for row in ids], dtype=np.int64)
-    lengths = np.array([len(row) for row in ids], dtype=np.int64) - special
-    return 2 * unknown > lengths if len(ids) else np.zeros(0, dtype=np.bool_)
 
 
 def reads_plain_text(model: SentenceTransformer) -> bool:

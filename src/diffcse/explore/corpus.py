@@ -5,6 +5,7 @@ Legend: `N` sentences, `H` hidden.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 
 from diffcse.errors import UserError
 from diffcse.explore.limits import MOST_IN_FILE
-from diffcse.text.stream import open_texts, repaired
+from diffcse.text.stream import open_texts, readable
 from diffcse.vectors import Vectors, exact_search, unit
+
+log = logging.getLogger(__name__)
 
 
 class Embed(Protocol):
@@ -74,9 +77,11 @@ def read_corpus(source: str, embed: Embed, *, column: str | None = None) -> Corp
         UserError: missing, unreadable, or without text.
     """
     texts = open_texts(source, column=column, skip_blank=True)
-    lines = [repaired(text) for text in islice(texts, MOST_IN_FILE + 1)]
+    lines, damaged = readable(islice(texts, MOST_IN_FILE + 1))
     if not lines:
         raise UserError(f"--corpus {source}", "a text with at least one line", "an empty file", "give another file")
+    if damaged:
+        log.warning("%s: replaced bytes that are not UTF-8 in %d of %d texts", source, damaged, len(lines))
     taken = lines[:MOST_IN_FILE]
     return make_corpus(source, taken, embed, left_out=len(lines) > len(taken))
 

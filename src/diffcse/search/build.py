@@ -120,6 +120,11 @@ class TextSearch:
             model, settings=EncodeSettings(normalize=True, prompt=self.prompt, dims=None if dims == width else dims)
         )
 
+    @property
+    def unknown(self) -> int:
+        """Queries so far of mostly unknown words, which the model cannot tell apart."""
+        return self._encoder.unknown
+
     def search(
         self,
         queries: Sequence[str],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -46,6 +46,27 @@ class Verdict:
     line: int
     repeats: int | None = None
     cosine: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupCounts:
+    """What became of a file's lines.
+
+    Attributes:
+        kept: lines that were written.
+        dropped: lines that repeat one of those.
+        truncated: lines of which only the beginning was compared, cut at the token limit.
+        blank: lines left out.
+        unknown: lines of mostly unknown words, of which only equal ones repeat each other.
+        repaired: lines with bytes that are not UTF-8, written with a replacement character for each.
+    """
+
+    kept: int = 0
+    dropped: int = 0
+    truncated: int = 0
+    blank: int = 0
+    unknown: int = 0
+    repaired: int = 0
 
 
 class Kept:
@@ -108,7 +129,7 @@ def dedup_file(
     column: str | None = None,
     overwrite: bool = False,
     on_progress: Progress = lambda done, total: None,
-) -> tuple[int, int]:
+) -> DedupCounts:
     """Write the kept lines and a report of the dropped ones; both files appear at the end, whole.
 
     Args:
@@ -123,7 +144,7 @@ def dedup_file(
         on_progress: told the lines done.
 
     Returns:
-        How many lines were kept and dropped; blank ones are neither.
+        How many lines were kept and dropped, and what was met in them.
 
     Raises:
         UserError: bad input or output.
@@ -136,19 +157,19 @@ def dedup_file(
     check_place(report, overwrite=overwrite or _told_there(output, report))
     texts = open_texts(given, column=column)
     total = texts.count()
-    kept = dropped = 0
+    counts: Counter[str] = Counter()
     with _published(output) as keeping, _published(report) as telling:  # the output last: once it is there, all is
         _note(output).write_text(str(report.resolve()), encoding="utf-8")
-        for text, verdict in _judged(texts, load(), threshold, settings):
+        for text, verdict in _judged(texts, load(), threshold, settings, counts):
             if verdict.repeats is None:
-                kept += 1
+                counts["kept"] += 1
                 keeping.write(" ".join(text.split("\n")) + "\n")
             else:
-                dropped += 1
+                counts["dropped"] += 1
                 row = {"line": verdict.line, "repeats": verdict.repeats, "cosine": verdict.cosine, "text": text}
                 telling.write(json_line(row) + "\n")
             on_progress(verdict.line, total)
-    return kept, dropped
+    return DedupCounts(**counts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,9 +271,9 @@ class Judge:
 
 
 def _judged(
-    texts: Texts, model: SentenceTransformer, threshold: float, settings: EncodeSettings
+    texts: Texts, model: SentenceTransformer, threshold: float, settings: EncodeSettings, counts: Counter[str]
 ) -> Iterator[tuple[str, Verdict]]:
-    """Every text that is not blank, with its verdict."""
+    """Every text that is not blank, with its verdict; what else was met is added to `counts`."""
     waiting: deque[tuple[int, str]] = deque()
 
     def stream() -> Iterator[str]:
@@ -260,11 +281,15 @@ def _judged(
         for line, raw in enumerate(texts, 1):
             if raw.strip():
                 waiting.append((line, repaired(raw)))
+                counts["repaired"] += waiting[-1][1] != raw
                 yield waiting[-1][1]
+            else:
+                counts["blank"] += 1
 
     judge = Judge(int(model.get_embedding_dimension() or 0), threshold)
     for chunk in Encoder(model, settings=settings).chunks(stream()):
         lines, group = zip(*(waiting.popleft() for _ in chunk.vectors), strict=True)
+        counts.update(truncated=chunk.truncated, unknown=int(chunk.unknown.sum()))
         yield from zip(group, judge(lines, group, chunk.vectors, chunk.unknown), strict=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,15 +13,30 @@ from sentence_transformers.util import mine_hard_negatives
 
 from diffcse.encoding.bulk import check_place
 from diffcse.encoding.prompts import resolve_prompt
+from diffcse.encoding.tokenise import Tokeniser, reads_plain_text
 from diffcse.errors import UserError
 from diffcse.files import disk_errors, json_line, write_atomic
-from diffcse.text.dataset import read_texts
+from diffcse.text.dataset import ReadReport, read_texts
+from diffcse.text.unknown import warn_of_unknown
 
 COLUMNS = ("sent0", "sent1", "hard_neg")
 """Columns that `train` takes for a sentence, its positive and its hard negative."""
 
 _LOOKED_AT = 100
 """Nearest texts among which a negative is looked for; the library's own three may all be nearer than the positive."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mined:
+    """What `mine_file` did.
+
+    Attributes:
+        read: the pairs, and what became of the file's other rows.
+        rows: rows written.
+    """
+
+    read: ReadReport
+    rows: int
 
 
 def mine_file(
@@ -33,7 +49,7 @@ def mine_file(
     skip: int = 0,
     margin: float = 0.05,
     overwrite: bool = False,
-) -> tuple[int, int]:
+) -> Mined:
     """Write a file of three columns; negatives come from the second texts of all pairs.
 
     sentence-transformers' `mine_hard_negatives` does the work.
@@ -49,7 +65,7 @@ def mine_file(
         overwrite: replace an existing file.
 
     Returns:
-        Pairs read and rows written.
+        What was read and written.
 
     Raises:
         UserError: bad input or output, or no negative at all.
@@ -57,10 +73,14 @@ def mine_file(
     if output.suffix not in (".jsonl", ".parquet"):
         raise UserError(f"output {output}", "a file ending in .jsonl or .parquet", output.suffix, "name it so")
     check_place(output, overwrite=overwrite)
-    pairs, _ = read_texts(source, columns=columns)
+    pairs, read = read_texts(source, columns=columns)
     if len(pairs.column_names) != 2:
         do = "name the two columns of a table with --columns"
         raise UserError(source, "pairs: two columns of text", f"{len(pairs.column_names)}", do)
+    if reads_plain_text(model):
+        read_ids = Tokeniser(model)
+        groups = (read_ids(list(pairs[name])).input_ids for name in pairs.column_names)
+        warn_of_unknown(groups, model.tokenizer)
     mined = mine_hard_negatives(
         pairs.rename_columns(dict(zip(pairs.column_names, ("anchor", "positive"), strict=True))),
         model,
@@ -79,7 +99,7 @@ def mine_file(
     table = pa.table(dict(zip(COLUMNS, (mined[name] for name in mined.column_names), strict=True)))
     with disk_errors(f"{output}", "make room or permission and try again"):
         write_atomic(output, _content(table, output.suffix))
-    return len(pairs), len(table)
+    return Mined(read=read, rows=len(table))
 
 
 def _content(table: pa.Table, suffix: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,13 @@ class Texts:
         if not total:
             raise UserError(self.name, "a text with at least one line", "an empty file", "give another file")
         return total
+
+
+def readable(texts: Iterable[str]) -> tuple[list[str], int]:
+    """All of them `repaired`, and how many needed it."""
+    raw = list(texts)
+    clean = [repaired(text) for text in raw]
+    return clean, sum(text != before for text, before in zip(clean, raw, strict=True))
 
 
 def repaired(text: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import datasets
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from diffcse.config import Config
@@ -17,12 +19,15 @@ from diffcse.progress import counting
 from diffcse.settings import as_names
 from diffcse.text.dataset import ReadReport, read_texts, tokenise
 from diffcse.text.documents import Documents, read_documents
+from diffcse.text.unknown import warn_of_unknown
 from diffcse.training.batches import Examples
 from diffcse.training.checks import check_columns
 from diffcse.training.networks import Networks
 from diffcse.training.spans import DocumentReport, Spans, check_documents, report
 
 _SENTENCES_FOR_LABEL_FREE = 1024
+_DOCUMENTS_FOR_UNKNOWN = 1000
+"""Spans are tokenised when they are drawn, so the first documents stand for all."""
 
 Sources: TypeAlias = str | Path | Sequence[str | Path] | Documents | datasets.Dataset
 """Files and the like; or, with view neighbours, documents."""
@@ -95,12 +100,23 @@ def examples(
     """Sentences as token ids, with the sentence after each where that is edited; or documents as spans."""
     limit = config.training.max_tokens
     if config.views.view == "neighbours":
-        return Spans(rows, networks.tokenizer, config.views, max_tokens=limit, seed=config.training.seed)
+        spans = Spans(rows, networks.tokenizer, config.views, max_tokens=limit, seed=config.training.seed)
+        first = spans.__getitems__([(0, row) for row in range(min(_DOCUMENTS_FOR_UNKNOWN, len(rows)))])
+        warn_of_unknown((ids for _, _, ids in first), networks.tokenizer)
+        return spans
     with counting(console, "tokenise", len(rows)) as show:
         tokens = tokenise(rows, networks.tokenizer, max_tokens=limit, cache_dir=cache_dir, on_progress=show)
+    warn_of_unknown(_columns(tokens), networks.tokenizer)
     dataset = Examples(tokens, with_next=config.has_edits and config.edits.edited_text != "same")
     check_columns(len(dataset.columns), config)
     return dataset
+
+
+def _columns(tokens: datasets.Dataset) -> Iterator[list[NDArray[np.int32]]]:
+    """Token ids of the texts of each column, some rows at a time."""
+    for batch in tokens.with_format("arrow").iter(10_000):
+        for column in batch.columns:
+            yield list(column.to_numpy())
 
 
 def first_sentences(rows: datasets.Dataset) -> list[str]:
