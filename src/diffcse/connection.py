@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -27,7 +28,7 @@ def hub_or_cache(endpoint: str | None = None) -> Iterator[str | None]:
     """
     problem = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _no_connection(endpoint or constants.ENDPOINT)
     # `datasets` takes the setting over when it is imported; where it is not, it need not be told.
-    places = [constants, *filter(None, [sys.modules.get("datasets.config")])]
+    places: list[Any] = [constants, *filter(None, [sys.modules.get("datasets.config")])]
     before = [place.HF_HUB_OFFLINE for place in places]
     try:
         for place in places:
