@@ -6,6 +6,7 @@ The docstring under a field is the only text about it: the command line's help a
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
 import math
@@ -25,7 +26,7 @@ class Checked:
     """Checks closed sets and plain types, so that each class below only states its own rules."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = _hints(type(self))
         for field in fields(self):  # type: ignore[arg-type]
             value = checked(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
@@ -37,6 +38,11 @@ class Checked:
     def _need(self, name: str, holds: bool, rule: str, do: str) -> None:
         if not holds:
             raise UserError(name, rule, getattr(self, name), do)
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:

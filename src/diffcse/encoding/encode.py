@@ -327,12 +327,15 @@ def _check_finite(vectors: Vectors) -> None:
 
 @contextmanager
 def _evaluating(model: SentenceTransformer) -> Iterator[None]:
-    training = model.training
-    model.eval()
+    # Only what trains is switched: to walk over a model twice takes longer than a short sentence's tokens.
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
 
 
 def _arithmetic(model: SentenceTransformer, precision: Precision) -> Any:
