@@ -91,7 +91,7 @@ def torch_forward(model: SentenceTransformer, batch: TokenBatch) -> Tensor:
     pooler = _plain_pooler(model)
     if pooler is not None:
         backbone: Any = model[0].model
-        # Sentences of one length, often a single one, have no padding; a packed row costs 0.4 ms and gains nothing.
+        # Sentences of one length, often a single one, have no padding; a packed row would cost half a millisecond.
         padding = batch.lengths[0] != batch.lengths[-1] or pooler == "cls"
         vectors = {"sentence_embedding": pooling.encode(backbone, **features, pooler=pooler, padding_free=padding)}
         for module in list(model)[2:]:
