@@ -65,13 +65,14 @@ def main() -> None:
     """Time every backend that is here and print the table."""
     options = _options()
     notes = Console(stderr=True)
+    torch.set_num_threads(options.threads)
     try:
         folder = _model(options.model)
         sentences = _sentences(options.text, options.sentences)
         with TemporaryDirectory() as exports:
-            backends = _backends(folder, options.precisions, notes)
+            backends = _backends(folder, options.precisions)
             if not options.no_exports:
-                backends |= _exports(folder, Path(exports), notes)
+                backends |= _exports(folder, options.exports or Path(exports), notes)
             clock = time.process_time if options.cpu_time else time.perf_counter
             rows = measure(backends, sentences, options.repeats, clock)
     except UserError as error:
@@ -122,17 +123,17 @@ def measure(
     ]
 
 
-def _backends(folder: str, precisions: list[Precision], notes: Console) -> dict[tuple[str, str], Encode]:
+def _backends(folder: str, precisions: list[Precision]) -> dict[tuple[str, str], Encode]:
     model = load_encoder(folder)
-    found: dict[tuple[str, str], Encode] = {("torch", "float32"): partial(_sentence_transformers, model)}
+    encoders: dict[tuple[str, str], Encode] = {("torch", "float32"): partial(_sentence_transformers, model)}
     for precision in precisions:
-        found["diffcse", precision] = Encoder(model, settings=EncodeSettings(precision=precision)).encode
-    return found
+        encoders["diffcse", precision] = Encoder(model, settings=EncodeSettings(precision=precision)).encode
+    return encoders
 
 
 def _exports(folder: str, place: Path, notes: Console) -> dict[tuple[str, str], Encode]:
     """The model exported for each backend that is installed, run in batches of sentences of about one length."""
-    found: dict[tuple[str, str], Encode] = {}
+    encoders: dict[tuple[str, str], Encode] = {}
     for backend, precision in _EXPORTS:
         target = place / backend
         try:
@@ -140,10 +141,10 @@ def _exports(folder: str, place: Path, notes: Console) -> dict[tuple[str, str], 
                 check_installed(backend, int8=True)
                 export_model(load_encoder(folder), target, backend, int8=True)
             settings = EncodeSettings(precision=precision)
-            found[backend, precision] = Encoder(target, backend=backend, settings=settings).encode
+            encoders[backend, precision] = Encoder(target, backend=backend, settings=settings).encode
         except UserError as error:
             notes.print(f"left out: {backend} {precision} ({error})", soft_wrap=True)
-    return found
+    return encoders
 
 
 def _sentence_transformers(model: SentenceTransformer, sentences: list[str]) -> NDArray[np.float32]:
@@ -157,10 +158,10 @@ def _model(name: str | None) -> str:
 def _sentences(text: str | None, count: int) -> list[str]:
     if text is None and not _WIKI.is_file():
         raise UserError("--text", "given", "nothing", "name a file of real sentences, one a line")
-    found = list(islice(open_texts(text or str(_WIKI), skip_blank=True), count))
-    if len(found) < _WARM_UP:
-        raise UserError("--text", f"a file of at least {_WARM_UP} lines", len(found), "name a longer one")
-    return found
+    sentences = list(islice(open_texts(text or str(_WIKI), skip_blank=True), count))
+    if len(sentences) < _WARM_UP:
+        raise UserError("--text", f"a file of at least {_WARM_UP} lines", len(sentences), "name a longer one")
+    return sentences
 
 
 def _table(rows: list[Row]) -> Table:
@@ -186,6 +187,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor: rough, on a busy machine")
     parser.add_argument("--no-exports", action="store_true", help="leave ONNX Runtime and OpenVINO out")
+    parser.add_argument("--exports", type=Path, help="folder that keeps the exported models for the next run")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of every backend")
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
     return parser.parse_args()
 

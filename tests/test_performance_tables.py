@@ -1,6 +1,7 @@
 """The numbers in docs/performance.md are those of the results files."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
+def load(script):
+    name = f"benchmarks_{script}"
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{script}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look for their types
     spec.loader.exec_module(module)
     return module
 
