@@ -26,7 +26,8 @@ class Checked:
     """Checks closed sets and plain types, so that each class below only states its own rules."""
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        cls: Any = type(self)
+        hints = _hints(cls)
         for field in fields(self):  # type: ignore[arg-type]
             value = checked(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
