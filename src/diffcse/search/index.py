@@ -317,7 +317,7 @@ class SentenceIndex:
                 fused[int(place)] = fused.get(int(place), 0.0) + 1 / (_FUSION + rank)
         best = np.array(sorted(fused, key=lambda place: (-fused[place], place)), dtype=np.int64)
         best = best[best < self.facts.positions]
-        scores = self._vectors[best] @ query
+        scores = nearest.picked_products(self._vectors, best, query[None])[0]
         return self._hits(scores, best, threshold, fused)[:top_k]
 
 
