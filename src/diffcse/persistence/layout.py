@@ -26,8 +26,8 @@ _MODES = {
 def to_classic(folder: Path, max_tokens: int | None) -> None:
     """Rewrite `modules.json`, the pooling's settings and `sentence_bert_config.json` in the old form.
 
-    A model that takes the mean of several layers keeps the new form: the tools in question have no such layer, and it
-    is better that they find no pooling than half of it.
+    A model that takes the mean of several layers keeps the new form: these tools have no such layer, and half of a
+    pooling would be worse than none.
 
     Args:
         folder: as `SentenceTransformer.save` left it, not yet in use.

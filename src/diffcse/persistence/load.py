@@ -1,4 +1,4 @@
-"""Any sentence encoder that people have, loaded as a SentenceTransformer in float32.
+"""Any sentence encoder, loaded as a SentenceTransformer in float32.
 
 Four forms are known: a SentenceTransformer, a plain encoder of transformers, a model2vec folder, and the authors'
 published checkpoints, whose state may be that of their training class: the encoder under `bert.` or `roberta.`, next
@@ -108,7 +108,7 @@ def known_pooler(pooler: str | None) -> Pooler | None:
     if isinstance(pooler, str) and pooler == _PUBLISHED_POOLER:
         return "cls"
     if pooler is not None and (not isinstance(pooler, str) or pooler not in get_args(Pooler)):
-        raise UserError("pooler", f"one of {', '.join(get_args(Pooler))}", pooler, "leave it out for the model's own")
+        raise UserError("pooler", f"one of {', '.join(get_args(Pooler))}", pooler, "remove it for the model's own")
     return pooler  # type: ignore[return-value]
 
 
@@ -141,7 +141,7 @@ def _vocabulary(tokenizer: Any) -> Any:
 
 @contextmanager
 def model_errors(name: str) -> Iterator[None]:
-    """Turn what a library raises while it reads the files of model `name` into one line; wrap no code of ours in it.
+    """Turn what a library raises while it reads the files of model `name` into one line; not for our own code.
 
     Raises:
         UserError: in place of any other error.
@@ -163,7 +163,7 @@ def model_errors(name: str) -> Iterator[None]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """No progress bars and no tables of unused weights: what matters of them is checked here."""
+    """No progress bars and no tables of unused weights, which `check_report` checks."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -183,7 +183,7 @@ def _is_model2vec(config: dict[str, Any]) -> bool:
 def _load_model2vec(name: str, folder: Path, config: dict[str, Any]) -> SentenceTransformer:
     """A row for each token, folded from a smaller table and weights where the vocabulary was quantised.
 
-    model2vec itself leaves unknown tokens out of the mean; sentence-transformers, as here, takes them in.
+    model2vec itself excludes unknown tokens from the mean; sentence-transformers, as here, includes them.
     """
     with model_errors(name):
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -246,11 +246,11 @@ def _settings(name: str, folder: Path, file: str) -> dict[str, Any]:
 
 
 def _with_pooler(model: SentenceTransformer, pooler: Pooler, name: str) -> SentenceTransformer:
-    """The model with another pooling in the place of its own."""
+    """The model with its pooling replaced."""
     kinds = [type(module) for module in model]
     if kinds[0] is not Transformer or set(kinds[1:]) - {Pooling, WeightedLayerPooling, Normalize}:
         got = ", ".join(kind.__name__ for kind in kinds)
-        raise UserError("pooler", "left out for a model with modules of its own", got, "leave it out")
+        raise UserError("pooler", "used with a Transformer, a pooling and Normalize at most", got, "remove it")
     before = pooler_of(model)
     if before == pooler:
         return model

@@ -1,4 +1,4 @@
-"""A trained model as a plain SentenceTransformer folder: Transformer and Pooling, no code of ours needed to load it."""
+"""A trained model as a plain SentenceTransformer folder, Transformer and Pooling, which loads without this package."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def own_pooler(model: SentenceTransformer, what: str = "the model") -> Pooler:
 
 
 def layer_mean(config: Any, pooler: Pooler) -> WeightedLayerPooling:
-    """The module behind the Transformer that avg_top2 and avg_first_last need.
+    """The module after the Transformer that avg_top2 and avg_first_last need.
 
     Args:
         config: of the backbone.
@@ -115,7 +115,7 @@ def layer_mean(config: Any, pooler: Pooler) -> WeightedLayerPooling:
 
 
 def save_folder(model: SentenceTransformer, folder: Path, extra: dict[str, bytes]) -> None:
-    """Write the model and some files of ours into `folder`; each file is replaced atomically.
+    """Write the model and `extra` files into `folder`; each file is replaced atomically.
 
     Args:
         model: what to save.

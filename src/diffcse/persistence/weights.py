@@ -28,7 +28,7 @@ _KNOWN_HEADS = re.compile(
     r"^(\w+\.)?(cls|lm_head|mlm|pooler|vocab_(transform|layer_norm|projector)|generator_(predictions|lm_head)"
     r"|discriminator_predictions|(mask|lm)_predictions|head|decoder|classifier|score|qa_outputs)(\.|$)|position_ids$"
 )
-"""Parts of checkpoints that a sentence encoder rightly leaves out: heads, BERT's pooler, a table of numbers."""
+"""Parts of checkpoints that a sentence encoder rightly ignores: heads, BERT's pooler, a table of position ids."""
 
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 
@@ -47,13 +47,13 @@ class LoadingReport:
 
 
 def loading_report(backbone: Any, folder: Path) -> LoadingReport:
-    """Compare what a folder's weights are named with what the architecture has.
+    """Compare the names of a folder's weights with those of the architecture.
 
     Args:
         backbone: the PreTrainedModel that was loaded from the folder.
         folder: with config.json and weights.
     """
-    # Once more on the meta device: names and shapes are compared, no number is read.
+    # A second load on the meta device compares names and shapes and reads no numbers.
     how: dict[str, Any] = {"config": copy.deepcopy(backbone.config), "dtype": torch.float32, "device_map": "meta"}
     _, report = type(backbone).from_pretrained(folder, output_loading_info=True, **how)
     return LoadingReport(missing=report["missing_keys"], unused=report["unexpected_keys"])
