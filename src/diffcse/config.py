@@ -73,7 +73,7 @@ class ObjectiveConfig(Checked):
     temperature: float = 0.05
     """Divisor of the cosine similarities in the contrastive loss."""
     lambda_weight: float = 0.005
-    """Weight of the difference prediction loss beside the contrastive loss."""
+    """Weight of the difference prediction loss next to the contrastive loss."""
     contrastive_weight: float = 1.0
     """Weight of the contrastive loss; 0 trains by difference prediction alone (an ablation of the paper)."""
     hard_negative_weight: float = 0.0
@@ -97,7 +97,7 @@ class ObjectiveConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig(Checked):
-    """How the second view of a sentence is made, beside the dropout that both have."""
+    """How the second view of a sentence differs, apart from the dropout that both have."""
 
     view: Literal["dropout", "repetition", "cropping", "deletion", "shuffling", "neighbours"] = "dropout"
     """What makes the second view: dropout (the same tokens; the published one), repetition of some tokens (Wu et al.,
@@ -129,7 +129,7 @@ class EditConfig(Checked):
     or both."""
     mask_ratio: float = 0.30
     """Share of the ordinary tokens that are masked before the generator fills them in, 0 to 1; of insertion and
-    deletion, the share of tokens that are added or left out."""
+    deletion, the share of tokens that are added or removed."""
     masking: Literal["bert", "mask"] = "bert"
     """What a chosen token becomes: 80% [MASK], 10% a random word, 10% itself (the reference), or always [MASK] (the
     paper)."""
@@ -157,7 +157,7 @@ class ExtensionConfig(Checked):
     negatives_without_dropout: bool = False
     """Compare a sentence with its negatives without dropout (SimCSE++; Xu et al., 2023)."""
     dimension_weight: float = 0.0
-    """Weight of the contrast between dimensions over the batch (SimCSE++; published with 0.1); 0 leaves it out."""
+    """Weight of the contrast between dimensions over the batch (SimCSE++; published with 0.1); 0 turns it off."""
     dimension_temperature: float = 5.0
     """Divisor of the correlations in the contrast between dimensions."""
     false_negative_cosine: float = 1.0
@@ -180,12 +180,12 @@ class ExtensionConfig(Checked):
         for name in ("dimension_temperature", "ranking_temperature", "teacher_temperature"):
             self._need(name, getattr(self, name) > 0, "greater than 0", "leave it at its default")
         for name in ("dimension_weight", "ranking_weight", "queue_size"):
-            self._need(name, getattr(self, name) >= 0, "at least 0", "use 0 to leave it out")
+            self._need(name, getattr(self, name) >= 0, "at least 0", "use 0 to turn it off")
         self._need("queue_size", self.queue_size <= 2**20, "at most 1,048,576", "use a few batches, 128 to 4,096")
         rule = "above -1 and at most 1"
         self._need("false_negative_cosine", -1 < self.false_negative_cosine <= 1, rule, "use 0.8 to 0.95, or 1 (off)")
         used = not self.teacher or self.ranking_weight > 0 or self.false_negative_cosine < 1
-        self._need("teacher", used, "empty where nothing asks it", "add ranking_weight or false_negative_cosine")
+        self._need("teacher", used, "empty unless something uses it", "add ranking_weight or false_negative_cosine")
         ranked = self.ranking_weight == 0 or bool(self.teacher)
         self._need("ranking_weight", ranked, "0 without a teacher", "name a teacher")
 
@@ -222,10 +222,10 @@ class TrainingConfig(Checked):
     """Compute nothing for padding where the networks' attention allows it; the same numbers to rounding, dropout aside.
     With rtd_average padded the discriminator keeps its padding: what it says there enters the loss."""
     rows_at_once: int = 0
-    """Sentences (views counted) that go through a network at once; the encoder's activations are made again in the
+    """Sentences (views counted) that go through a network at once; the encoder's activations are recomputed in the
     backward pass. A large batch then needs the memory of a small one (gradient caching; Gao et al., 2021). 0: all."""
     gradient_checkpointing: bool = False
-    """Keep only the input of each layer and make the rest again in the backward pass: less memory, a third slower."""
+    """Keep only the input of each layer and recompute the rest in the backward pass: less memory, a third slower."""
     data_workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training process. Results do not depend on it."""
     eval_every_steps: int = 125
@@ -246,7 +246,7 @@ class TrainingConfig(Checked):
     average_which: Literal["last", "best"] = "last"
     """Evaluations that average_checkpoints takes: the last ones, whatever their scores, or the best by select_by."""
     keep_discriminator: bool = False
-    """Keep discriminator and projector beside the model, in its folder `training`, for research."""
+    """Keep discriminator and projector next to the model, in its folder `training`, for research."""
     report_to: str = "none"
     """Extra loggers of the Trainer, comma separated: tensorboard, wandb, mlflow and so on."""
 
@@ -316,7 +316,7 @@ class Config(Checked):
             ("queue_size", 0, queued),
         ):
             if value != default:
-                raise UserError(name, f"{default} with view neighbours", value, "leave it out, or use another view")
+                raise UserError(name, f"{default} with view neighbours", value, "remove it, or use another view")
 
     @property
     def has_edits(self) -> bool:

@@ -34,7 +34,7 @@ SECTIONS: dict[str, type[Any]] = {
     "training": TrainingConfig,
 }
 
-# What the paper's text says where the code that made its numbers does otherwise. Each switch is explained at its field.
+# What the paper's text says where the code behind its numbers differs. Each switch is explained at its field.
 PAPER: dict[str, Any] = {
     "rtd_average": "real",
     "edited_views": "first",
@@ -74,7 +74,7 @@ def build(*, preset: str = "bert-sts", fidelity: Fidelity = "reference", **overr
 
     Args:
         preset: a key of `PRESETS`.
-        fidelity: `reference` (what made the published numbers) or `paper` (what the text says).
+        fidelity: `reference` (the code behind the published numbers) or `paper` (what the text says).
         overrides: any field by its name.
 
     Raises:
@@ -96,7 +96,7 @@ def build(*, preset: str = "bert-sts", fidelity: Fidelity = "reference", **overr
 
 
 def flatten(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Fields of a settings file, checked to stand in their own section.
+    """Fields of a settings file, checked to be in their own section.
 
     Args:
         settings: the file's content: sections of fields, and `preset` and `fidelity` at the top.

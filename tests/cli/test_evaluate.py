@@ -68,7 +68,7 @@ def test_the_table_and_the_json(data: Path, model: str, tmp_path: Path) -> None:
     assert f"{100 * mean:.2f}*" in done.stdout and "without STS12, STS14, STS15, STS16" in done.stdout
     header = next(line for line in done.stdout.splitlines() if "STS12" in line)
     assert header.split() == ["model", "STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R", "avg"]
-    assert "left out: STS12: " in done.stderr and "STS.input.MSRpar.txt" in done.stderr
+    assert "not scored: STS12: " in done.stderr and "STS.input.MSRpar.txt" in done.stderr
     assert results["encoding"]["truncated"] == 0 and results["encoding"]["limit"] == 64
 
 

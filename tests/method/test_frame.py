@@ -275,7 +275,7 @@ def test_a_discriminator_that_starts_as_the_generator_has_its_weights_and_learns
         ({"discriminator": "generator", "predictor": "conditional_mlm"}, "discriminator must be encoder with"),
         ({"queue_size": 8}, "queue_size must be 0 without a moving average"),
         ({"ranking_weight": 1.0}, "ranking_weight must be 0 without a teacher"),
-        ({"teacher": "x"}, "teacher must be empty where nothing asks it"),
+        ({"teacher": "x"}, "teacher must be empty unless something uses it"),
         ({"view_ratio": 1.0}, "view_ratio must be between 0 and 1"),
         ({"false_negative_cosine": 1.5}, "false_negative_cosine must be above -1 and at most 1"),
     ],

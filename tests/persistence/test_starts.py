@@ -105,8 +105,8 @@ def test_modules_that_training_cannot_carry_on_are_refused(plain, tmp_path, kind
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("a layer less", r"weights in .*start must be complete; got 16 of them missing, encoder\.layer\.1"),
-        ("an adapter", r"those of its architecture; got 1 others, encoder\.layer\.0\.adapter\.weight for one; merge"),
+        ("a layer less", r"weights in .*start must be complete; got 16 of them missing, such as encoder\.layer\.1"),
+        ("an adapter", r"those of its architecture; got 1 others, such as encoder\.layer\.0\.adapter\.weight; merge"),
         ("adapters apart", r"must be one whose adapters are merged; got adapter_config\.json; merge the adapters"),
         ("another kind", r"must be a SentenceTransformer; got a CrossEncoder; give a sentence encoder"),
         ("an activation", r"2_Dense must be a module with an activation of torch; got own\.Wave; read the code"),
@@ -194,11 +194,13 @@ def test_weights_that_the_architecture_does_not_use_are_refused(plain, tmp_path)
     save_file({**state, "cls.predictions.bias": torch.zeros(3)}, tmp_path / "model.safetensors", {"format": "pt"})
     load_encoder(tmp_path)  # the head of a masked language model is rightly left out
     save_file({**state, "prompt_encoder.weight": torch.zeros(3)}, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"must be those of its architecture; got 1 others, prompt_encoder.weight"):
+    with pytest.raises(
+        UserError, match=r"must be those of its architecture; got 1 others, such as prompt_encoder.weight"
+    ):
         load_encoder(tmp_path)
     adapter = {"encoder.layer.0.adapter.decoder.weight": torch.zeros(3)}
     save_file({**state, **adapter}, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"got 1 others, encoder\.layer\.0\.adapter\.decoder\.weight"):
+    with pytest.raises(UserError, match=r"got 1 others, such as encoder\.layer\.0\.adapter\.decoder\.weight"):
         load_encoder(tmp_path)
 
 
@@ -209,7 +211,7 @@ def test_soft_prompts_in_a_training_classs_state_are_refused(plain, tmp_path):
     state = {f"bert.{name}": value for name, value in load_file(plain / "model.safetensors").items()}
     state |= {"mlp.dense.weight": torch.zeros(32, 32), "prefix_encoder.embedding.weight": torch.zeros(4, 8)}
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"got 1 others, prefix_encoder.embedding.weight for one"):
+    with pytest.raises(UserError, match=r"got 1 others, such as prefix_encoder.embedding.weight"):
         load_encoder(tmp_path)
 
 

@@ -130,8 +130,8 @@ def test_a_run_on_documents(headless: Path, lines: list[str], tmp_path: Path, en
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"hidden_size": 32, "heads": 2}, "hidden_size must be left out with an encoder, which has its own; got 32"),
-        ({"vocab_size": 100}, "vocab_size must be left out with an encoder"),
+        ({"hidden_size": 32, "heads": 2}, "hidden_size must be unset with an encoder, which has its own; got 32"),
+        ({"vocab_size": 100}, "vocab_size must be unset with an encoder"),
     ],
 )
 def test_sizes_of_an_encoder_are_its_own(more: dict[str, int], words: str) -> None:

@@ -196,7 +196,7 @@ def test_what_is_missing_names_the_command_that_brings_it(tmp_path: Path, found:
     assert "diffcse evaluate MODEL --senteval FOLDER --analyses --json RESULTS.json" in shown.text
     assert "diffcse report RESULTS.json RUN_FOLDER -o report.html" in shown.text
     assert "50.00*" in shown.row(bare["model"]) and "without STSBenchmark" in shown.text
-    assert "left out: STSBenchmark: no file" in shown.text
+    assert "not scored: STSBenchmark: no file" in shown.text
 
 
 def test_results_without_neighbours_say_so(tmp_path: Path, found: dict[str, Any]) -> None:

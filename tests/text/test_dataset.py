@@ -236,7 +236,7 @@ def test_files_must_agree_on_the_number_of_columns_before_anything_is_read(tmp_p
         read_texts([tmp_path / "a.txt", pairs], columns=["first", "second"], cache_dir=cache)
     with pytest.raises(UserError, match=r"a.txt must be read with 2 columns, as .*p.csv is; got a line of text"):
         read_texts([pairs, tmp_path / "a.txt"], columns=["first", "second"], cache_dir=cache)
-    with pytest.raises(UserError, match=r"columns must be left out for \.txt"):
+    with pytest.raises(UserError, match=r"columns must be used with tables \(\.txt files have no columns\)"):
         read_texts(tmp_path / "a.txt", columns="text", cache_dir=cache)
     assert choose_columns(find_sources([tmp_path / "a.txt", pairs]), ("first",)) == [("",), ("first",)]
 

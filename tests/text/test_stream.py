@@ -96,5 +96,5 @@ def test_standard_input_has_no_columns(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="column must be left out for standard input, which is plain text; got text; "):
         open_texts(STDIN, column="text")
     with (tmp_path / "a.txt").open("rb") as file, standard_input(file.fileno()):
-        with pytest.raises(UserError, match=r"columns must be left out for \.txt files"):
+        with pytest.raises(UserError, match=r"columns must be used with tables \(\.txt files"):
             read_texts("-", columns="text", cache_dir=tmp_path)

@@ -84,7 +84,7 @@ class Blends:
         Args:
             tasks: by kind of question; all search the same documents.
             shares: to measure after the start.
-            on_step: told the share that comes next.
+            on_step: called with the share that comes next.
 
         Returns:
             The candidates, the start first, and what each of them encoded, by share.

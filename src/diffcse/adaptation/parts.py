@@ -1,4 +1,4 @@
-"""Which documents are trained on, which choose the weights, and which report: no text stands on two sides.
+"""Which documents are trained on, which choose the weights, and which report: no text is on two sides.
 
 A document's side depends on the hash of its text (or of its group, where documents come in groups) and on the seed, so
 that it does not depend on the order of the files.
@@ -18,7 +18,7 @@ from diffcse.adaptation.settings import LEAST_HELD_OUT, AdaptSettings
 from diffcse.errors import UserError
 
 _LEAST_WORDS = 4
-"""Shorter sentences ("See also.") stand in many documents and give nothing away."""
+"""Shorter sentences ("See also.") occur in many documents and tell nothing apart."""
 _LETTERS = re.compile(r"\W+")
 
 

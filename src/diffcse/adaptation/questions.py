@@ -1,6 +1,6 @@
 """What is asked of held-out documents without labels: parts of a document look for the document that they are from.
 
-Two kinds of questions, because a model can become better at one and worse at the other:
+Two kinds of questions, because a model may get better at the one and worse at the other:
 
 - `sentence`: a sentence looks for the rest of its document; nothing of the sentence is left there.
 - `keywords`: two to six telling words of that rest, in their order, look for it; nearer to what people type.

@@ -60,7 +60,7 @@ def index_documents(documents: Dataset, model: Path, folder: Path, work: Path, c
 
 
 def _complete(folder: Path, model: Path, rows: int) -> bool:
-    """Whether the index was made before the run could be marked as finished."""
+    """Whether the index was written before the run could be marked as finished."""
     if not (folder / NAME).is_file() or (folder / BUILDING).exists():
         return False
     with closing(SentenceIndex(folder)) as index:

@@ -1,4 +1,4 @@
-"""diffcse ablate: the paper's ablation tables, run here and shown beside the published numbers."""
+"""diffcse ablate: the paper's ablation tables, run here and shown next to the published numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffcse.cli.options import SOURCES, given_only, with_fields
+from diffcse.cli.options import SOURCES, with_fields, without_none
 from diffcse.cli.sweep import JSON, PLOT, WORKERS, go, show
 from diffcse.errors import UserError
 from diffcse.presets import PRESETS, SECTIONS
@@ -27,18 +27,18 @@ def ablate(
     workers: WORKERS = 1,
     json: JSON = None,
     plot: PLOT = None,
-    **given: Any,
+    **options: Any,
 ) -> None:
-    """Run one of the paper's ablation tables; the same command goes on after an interruption."""
+    """Run one of the paper's ablation tables; the same command resumes after an interruption."""
     from diffcse.sweeps.plan import Sweep, plan_runs
 
     if seeds < 1:
         raise UserError("seeds", "at least 1", seeds, "give the number of runs a row")
-    wanted = ablation(table, preset=preset, settings=given_only(given))
-    runs = plan_runs(wanted.settings, {"seed": list(range(seeds))}, wanted.rows)
+    plan = ablation(table, preset=preset, settings=without_none(options))
+    runs = plan_runs(plan.settings, {"seed": list(range(seeds))}, plan.rows)
     results = go(Sweep(text=tuple(sources), runs=runs, senteval=senteval), output, workers)
     names = {run.name for run in runs}
-    show([result for result in results if result.name in names], None, json=json, plot=plot, published=wanted.published)
+    show([result for result in results if result.name in names], None, json=json, plot=plot, published=plan.published)
 
 
 with_fields(ablate, {name.capitalize(): cls for name, cls in SECTIONS.items()})

@@ -9,7 +9,7 @@ import typer
 
 from diffcse.adaptation.settings import AdaptSettings
 from diffcse.cli.common import COLUMN
-from diffcse.cli.options import given_only, with_fields
+from diffcse.cli.options import with_fields, without_none
 
 
 def adapt(
@@ -33,14 +33,14 @@ def adapt(
         Path | None, typer.Option(help="Folder for an index of all documents, for: diffcse search FOLDER.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for text that was read.")] = None,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Adapt an encoder to documents without labels, and show whether it is better on documents that it never saw.
 
     The start is kept, and that is said, unless the adapted model finds more. The same command resumes an interrupted
     run.
     """
-    settings = AdaptSettings(**given_only(given))
+    settings = AdaptSettings(**without_none(options))
     from diffcse.adaptation.adapt import adapt as run
     from diffcse.cli.quiet import quiet_libraries
     from diffcse.progress import make_console, say

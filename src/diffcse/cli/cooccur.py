@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffcse.cli.options import SOURCES, given_only, with_fields
+from diffcse.cli.options import SOURCES, with_fields, without_none
 from diffcse.pretraining.config import CooccurConfig
 
 
@@ -16,10 +16,10 @@ def cooccur(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", show_default=False)],
     column: Annotated[str | None, typer.Option(help="Column of a table that holds the text.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for the text that was read.")] = None,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Make an encoder to start from out of word co-occurrence in plain text; no labels, minutes on one core."""
-    config = CooccurConfig(**given_only(given))
+    config = CooccurConfig(**without_none(options))
     from diffcse.cli.quiet import quiet_libraries
     from diffcse.pretraining.word_vector_start import cooccur as run
     from diffcse.pretraining.word_vector_start import fitting_tokenizer

@@ -43,7 +43,7 @@ def run(command: Any, arguments: Sequence[str]) -> int:
 
     Args:
         command: the click command of the app.
-        arguments: what stands behind `diffcse`.
+        arguments: the words after `diffcse`.
 
     Returns:
         The exit code.

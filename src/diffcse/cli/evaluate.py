@@ -209,7 +209,7 @@ def side_by_side(plan: Plan, models: Sequence[str], embedded: Sequence[Embedded]
 
 
 def show(results: list[dict[str, Any]], comparison: dict[str, Any] | None, *, published: bool, details: bool) -> None:
-    """Tables on stdout; what was left out or cut on stderr."""
+    """Tables on stdout; what was skipped or cut on stderr."""
     from diffcse.progress import make_console, say
     from diffcse.reports import tables, terminal
 

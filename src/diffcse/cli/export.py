@@ -61,9 +61,9 @@ def _folder(model: str, output: Path | None, to: str) -> Path:
     """
     if output is not None:
         return output
-    own = Path(model).expanduser()
+    place = Path(model).expanduser()
     # A model of the Hub or of a package is not ours to write into; a plain encoder's pooling has to be written down.
-    return own if (own / "modules.json").is_file() else Path(f"{own.absolute().name}-{to}")
+    return place if (place / "modules.json").is_file() else Path(f"{place.absolute().name}-{to}")
 
 
 def _lines(path: Path) -> list[str]:

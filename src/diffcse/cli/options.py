@@ -24,15 +24,17 @@ SOURCES = Annotated[
 
 
 def with_fields(command: Callable[..., None], panels: dict[str, type[Any]]) -> Callable[..., None]:
-    """Give `command`, which takes **given, one option for every field of the classes; not given means None.
+    """Give `command`, which takes **options, an option for every field of the classes; None where it is not set.
 
     Args:
-        command: a function with its own options and `**given`; typer reads the signature that it gets here.
+        command: a function with further options and `**options`; typer reads the signature that it gets here.
         panels: title of a group of options in the help, and the settings class behind it.
     """
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    parameters = [
+        p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD
+    ]
     options = [option for title, cls in panels.items() for option in _options(title, cls)]
-    signature = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in own] + options)
+    signature = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in parameters] + options)
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     return command
@@ -53,9 +55,9 @@ def _options(title: str, cls: type[Any]) -> list[inspect.Parameter]:
     return options
 
 
-def given_only(given: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in given.items() if value is not None}
+def without_none(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are set."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -71,4 +73,4 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"settings {path}", "a readable TOML file", error.strerror, "check the path") from error
     except ValueError as error:  # not TOML, or not UTF-8
-        raise UserError(f"settings {path}", "a TOML file", error, "mend that line") from error
+        raise UserError(f"settings {path}", "a TOML file", error, "fix that line") from error

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffcse.cli.options import SOURCES, given_only, with_fields
+from diffcse.cli.options import SOURCES, with_fields, without_none
 from diffcse.pretraining.config import PretrainConfig, pretrain_config
 
 
@@ -19,13 +19,13 @@ def pretrain(
         bool, typer.Option("--documents", help="Read the sources as documents (folders, .md, .html and so on too).")
     ] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder for the text that was read.")] = None,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Make a WordPiece tokenizer and a small BERT from plain text, or let an encoder read on (--encoder).
 
     The same command resumes an interrupted run.
     """
-    config = pretrain_config(**given_only(given))
+    config = pretrain_config(**without_none(options))
     from diffcse.cli.quiet import quiet_libraries
     from diffcse.pretraining.mlm import pretrain as run
     from diffcse.progress import make_console, say

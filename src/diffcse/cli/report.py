@@ -25,7 +25,7 @@ def report(
         typer.Option(help="Folder for the figures as SVG and PNG."),
     ] = None,
 ) -> None:
-    r"""Make one self-contained page of tables and figures from results, published numbers beside them.
+    r"""Make one self-contained page of tables and figures from results, with published numbers next to them.
 
     Needs matplotlib: pip install 'diffcse\[plots]'.
     """

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffcse.cli.options import given_only, with_fields
+from diffcse.cli.options import with_fields, without_none
 from diffcse.sweeps.reproduce_settings import REPRODUCED, ReproduceSettings
 
 
@@ -16,7 +16,7 @@ def reproduce(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for runs, results and fetched data.", show_default=False)
     ],
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Train a preset as published and show its evaluation next to the published row.
 
@@ -30,7 +30,7 @@ def reproduce(
 
     quiet_libraries()
     console = make_console()
-    table = job.reproduce(preset, output, ReproduceSettings(**given_only(given)), console=console)
+    table = job.reproduce(preset, output, ReproduceSettings(**without_none(options)), console=console)
     terminal.show(make_console(stderr=False), table)
     say(console, f"for a page: diffcse report {output / 'results.json'} {output}/seed-* -o report.html")
 

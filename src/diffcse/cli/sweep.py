@@ -58,7 +58,7 @@ def run(
     ] = None,
     workers: WORKERS = 1,
 ) -> None:
-    """Run what is missing; the same command goes on after an interruption."""
+    """Run what is missing; the same command resumes after an interruption."""
     import dataclasses
 
     from diffcse.sweeps.plan import read_sweep
@@ -150,28 +150,28 @@ def show(
     from diffcse.sweeps import report as sweep_report
 
     chosen = sweep_report.choose_metric(results, metric)
-    found = [group for group in sweep_report.groups(results, chosen) if group.scores]
-    if not 1 <= against <= len(found):
-        raise UserError("against", f"a row of the table, 1 to {len(found)}", against, "choose one of them")
-    compared = sweep_report.pairs(found, found[against - 1])
-    tables = [sweep_report.groups_table(found, chosen, published)]
+    groups = [group for group in sweep_report.groups(results, chosen) if group.scores]
+    if not 1 <= against <= len(groups):
+        raise UserError("against", f"a row of the table, 1 to {len(groups)}", against, "choose one of them")
+    compared = sweep_report.pairs(groups, groups[against - 1])
+    tables = [sweep_report.groups_table(groups, chosen, published)]
     tables += [sweep_report.pairs_table(compared, chosen)] if compared else []
     terminal.show(make_console(stderr=False), *tables)
     if json is not None:
-        _write_json(json, chosen, found, compared, results)
+        _write_json(json, chosen, groups, compared, results)
     if plot is not None:
-        sweep_report.plot(found, chosen, plot, published)
+        sweep_report.plot(groups, chosen, plot, published)
 
 
 def _write_json(
-    path: Path, metric: str, found: Sequence[Group], compared: Sequence[Paired], results: Sequence[Result]
+    path: Path, metric: str, groups: Sequence[Group], compared: Sequence[Paired], results: Sequence[Result]
 ) -> None:
     import dataclasses
 
     from diffcse.files import disk_errors, write_json
     from diffcse.sweeps.report import flat_rows
 
-    rows = [{"name": group.name, **dataclasses.asdict(group)} for group in found]
+    rows = [{"name": group.name, **dataclasses.asdict(group)} for group in groups]
     pairs = [dataclasses.asdict(pair) for pair in compared]
     with disk_errors(f"--json {path}", "choose another place"):
         write_json(path, {"metric": metric, "settings": rows, "compared": pairs, "runs": flat_rows(results)})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from diffcse.cli.options import SOURCES, given_only, read_toml, with_fields
+from diffcse.cli.options import SOURCES, read_toml, with_fields, without_none
 from diffcse.errors import Interrupted
 from diffcse.presets import PRESETS, SECTIONS, build, flatten
 
@@ -27,7 +27,7 @@ def train(
     ] = None,
     fidelity: Annotated[
         Literal["reference", "paper"] | None,
-        typer.Option(help="As the code that made the published numbers, or as the paper's text. Default: reference."),
+        typer.Option(help="As the code behind the published numbers, or as the paper's text. Default: reference."),
     ] = None,
     settings: Annotated[Path | None, typer.Option(help="TOML file with any of the settings below.")] = None,
     columns: Annotated[
@@ -39,14 +39,14 @@ def train(
         typer.Option(help="Folder in SentEval's layout; its STS-B dev file chooses the best checkpoint."),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for tokenised text.")] = None,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Train a sentence encoder on unlabelled text; the same command resumes an interrupted run.
 
     Settings come from the preset, then the fidelity's switches, then the settings file, then the options.
     """
-    options = given_only({"preset": preset, "fidelity": fidelity, **given})
-    config = build(**{**settings_file(settings), **options})
+    changes = without_none({"preset": preset, "fidelity": fidelity, **options})
+    config = build(**{**settings_file(settings), **changes})
     names = [name.strip() for name in columns.split(",")] if columns else None
     criterion = stsb_criterion(senteval) if senteval else None
     from diffcse.cli.quiet import quiet_libraries
@@ -82,8 +82,8 @@ def report(result: TrainResult, console: Console) -> None:
     say(console, result.read.summary())
     if not result.finished:
         raise Interrupted(f"step {result.step}")
-    kept = "last step" if result.best is None else result.best.describe()
-    say(console, f"model in {result.folder} (kept: {kept}; {result.seconds:.0f} s)")
+    weights = "last step" if result.best is None else result.best.describe()
+    say(console, f"model in {result.folder} (kept: {weights}; {result.seconds:.0f} s)")
 
 
 with_fields(train, {name.capitalize(): cls for name, cls in SECTIONS.items()})

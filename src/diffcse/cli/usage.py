@@ -31,7 +31,7 @@ def as_user_error(error: Any) -> UserError:
     """The error in one line.
 
     Args:
-        error: one of `UsageError`; classes are told by their names, since they have no public ones.
+        error: one of `UsageError`; recognised by the names of their classes, which are not public.
     """
     kind, context = type(error).__name__, getattr(error, "ctx", None)
     do = f"see {context.command_path if context is not None else 'diffcse'} --help"

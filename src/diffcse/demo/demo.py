@@ -96,12 +96,12 @@ def documentation(folder: Path, console: Console) -> tuple[DocText, Documents]:
     Raises:
         UserError: a folder that holds something else.
     """
-    kept = folder / "documentation.json"
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not kept.is_file())):
+    cache = folder / "documentation.json"
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not cache.is_file())):
         do = "choose another folder with --output"
         raise UserError(f"folder {folder}", "new, empty, or of an earlier demo", "something else", do)
     say(console, "Reading the documentation of the installed Python packages ...")
-    text = collect(limit=_MOST_SENTENCES, cache=kept)
+    text = collect(limit=_MOST_SENTENCES, cache=cache)
     write_atomic(folder / "sentences.txt", "".join(f"{sentence}\n" for sentence in text.sentences).encode())
     documents = docstring_documents(limit=_MOST_DOCSTRINGS, cache_dir=folder / "cache")
     rows = [row for row, group in enumerate(documents.dataset["group"]) if not is_held_out(group)]
@@ -131,10 +131,10 @@ def scores_table(scores: dict[str, RetrievalScores], start: str, steps: int) -> 
     first, rows = scores["start"].per_query["mrr"], []
     for name, score in scores.items():
         mean, against = bootstrap(score.per_query["mrr"]), paired(score.per_query["mrr"], first)
-        shown = f"{100 * against.difference:+.1f} [{100 * against.low:+.1f}, {100 * against.high:+.1f}]"
+        cell = f"{100 * against.difference:+.1f} [{100 * against.low:+.1f}, {100 * against.high:+.1f}]"
         interval = f"[{100 * mean.low:.1f}, {100 * mean.high:.1f}]"
         figures = f"{100 * score.mrr:.1f}", interval, f"{100 * score.recall_at_10:.1f}"
-        rows.append((name, *figures, "" if name == "start" else shown))
+        rows.append((name, *figures, "" if name == "start" else cell))
     pairs = scores["start"].queries
     return Table(
         title=f"A summary finds the next sentence of its description among {pairs:,}, x 100 (packages not trained on)",
@@ -146,14 +146,14 @@ def scores_table(scores: dict[str, RetrievalScores], start: str, steps: int) -> 
 
 def show_searches(models: dict[str, str], text: DocText, console: Console) -> None:
     """A few searches over the collected documentation, by each model."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, folder in models.items():
         encoder = DiffCSE(folder)
         encoder.build_index(list(text.sentences[:_SEARCHED]), use_faiss=False)
-        found[name] = encoder.search(list(QUERIES), top_k=_SHOWN, threshold=-1.0)
+        results[name] = encoder.search(list(QUERIES), top_k=_SHOWN, threshold=-1.0)
     for number, query in enumerate(QUERIES):
         say(console, f"\n{query}")
-        for name, hits in found.items():
+        for name, hits in results.items():
             for sentence, cosine in hits[number]:
                 say(console, f"  {name:8} {cosine:.2f}  {sentence}")
 

@@ -25,7 +25,7 @@ def read_beir(folder: str | Path, *, split: str = "test") -> Retrieval:
         split: which file of qrels/ to read.
 
     Raises:
-        UserError: a file that is missing or malformed, an id that is unknown or stands twice, or no positive judgment.
+        UserError: a file that is missing or malformed, an id that is unknown or used twice, or no positive judgment.
     """
     root = Path(folder)
     documents = _texts(root / "corpus.jsonl")
@@ -92,14 +92,16 @@ def _number(text: str) -> float | None:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, with their numbers; packed or not, in any Unicode encoding with a mark."""
     packed = [path.with_name(f"{path.name}{end}") for end in (".gz", ".bz2", ".xz", ".zst")]
-    there = next((each for each in (path, *packed) if each.is_file()), None)
-    if there is None:
+    existing = next((each for each in (path, *packed) if each.is_file()), None)
+    if existing is None:
         raise UserError(str(path), "a file", "no such file", _LAYOUT)
-    with opened(there) as file:
-        for number, line in enumerate(whole_lines(file, str(there)), 1):
+    with opened(existing) as file:
+        for number, line in enumerate(whole_lines(file, str(existing)), 1):
             text = decode(line).rstrip("\r\n")
             if repaired(text) != text:
                 got = "bytes that are not UTF-8"
-                raise UserError(f"{there} line {number}", "text in UTF-8", got, "correct the line, or convert the file")
+                raise UserError(
+                    f"{existing} line {number}", "text in UTF-8", got, "correct the line, or convert the file"
+                )
             if text.strip():
                 yield number, text

@@ -1,4 +1,4 @@
-"""Every sentence encoded once, in one pass through the encoder, whatever number of tasks it stands in.
+"""Every sentence encoded once, in one pass through the encoder, however many tasks it is in.
 
 Legend: `S` sentences, `U` different ones, `H` hidden.
 """

@@ -65,7 +65,7 @@ def _rows(part: Any) -> int:
 
 
 def fetch(folder: Path) -> Reading:
-    """Make `folder` hold SentEval's data; an archive that lies in it already is used instead of the network.
+    """Make `folder` hold SentEval's data; an archive that is in it already is used instead of the network.
 
     The download goes through the Hub's cache; its client resumes where a connection breaks.
 

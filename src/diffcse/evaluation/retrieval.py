@@ -175,7 +175,7 @@ def _ranks(scores: Float, grades: Mapping[int, float]) -> tuple[NDArray[np.int64
     others = np.ones(len(scores), dtype=bool)
     others[relevant] = False
     rivals = np.sort(scores[others & (scores >= lowest.min())])
-    # A document that is not relevant stands before every relevant one that it ties with.
+    # An irrelevant document ranks before every relevant one that it ties with.
     before = len(rivals) - np.searchsorted(rivals, lowest, side="left")
     return before + np.arange(1, len(relevant) + 1), gains
 

@@ -62,7 +62,7 @@ class Problem:
         task: SentEval's name.
         part: the split, where the rest of the task still runs; None if the whole task is missing.
         error: one sentence for the user, naming task and file.
-        scored: the splits of the task that are there and scored without it.
+        scored: the splits of the task that are scored without it.
     """
 
     task: str

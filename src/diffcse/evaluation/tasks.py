@@ -91,7 +91,7 @@ class Task:
 
     Attributes:
         name: SentEval's name.
-        parts: what it is made of by name: subsets (STS12-16), splits (train, dev, test), or `all` (cross-validated).
+        parts: its data by name: subsets (STS12-16), splits (train, dev, test), or `all` (cross-validated).
         absent: splits that have no usable file, of a task that can do without them (STSBenchmark, SICKRelatedness).
     """
 

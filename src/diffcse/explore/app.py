@@ -1,4 +1,4 @@
-"""The page: three tabs in gradio, served by uvicorn to this machine alone unless told otherwise.
+"""The page: three tabs in gradio, served by uvicorn to this machine alone by default.
 
 The browser gets everything from here: no fonts, scripts or counters of others, which a content security policy makes
 sure of. Nothing that a user types is logged or kept on disk.

@@ -160,7 +160,7 @@ def _weights(folder: Path) -> Path:
 
 
 def _settings(folder: Path) -> Config:
-    """The run's settings; a folder that somebody else made may not switch on foreign code."""
+    """The run's settings; a folder from somebody else may not switch on foreign code."""
     path = folder / "diffcse.json"
     try:
         sections = read_json(path, what=str(path), do=_RETRAIN).get("settings")

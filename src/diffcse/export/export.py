@@ -2,7 +2,7 @@
 
 Legend: `N` sentences, `B` of them in a batch, `L` tokens of its longest, `H` hidden.
 
-`onnx/` and `openvino/` lie next to the weights. Each appears atomically and has an `export.json`, which says from which
+`onnx/` and `openvino/` are next to the weights. Each appears atomically and has an `export.json`, which says from which
 weights it was made: a graph of other weights than those next to it is never used.
 """
 
@@ -161,11 +161,11 @@ def _check_kind(model: SentenceTransformer) -> None:
     misplaced = any(isinstance(module, WeightedLayerPooling) for module in list(model)[2:])
     if not known or misplaced:
         rule = "a Transformer, the mean of layers or none, a Pooling, and any modules behind them"
-        raise UserError("the model", rule, ", ".join(kinds), "export it with the tool that made it")
+        raise UserError("the model", rule, ", ".join(kinds), "export it with the tool that wrote it")
 
 
 def _check_folder(folder: Path, backend: GraphBackend, model: SentenceTransformer) -> None:
-    """Only a new folder, or one that holds this very model, and no graph that somebody else made."""
+    """Only a new folder, or one that holds this very model, and no graph from another tool."""
     do = "name a new folder with -o"
     if not folder.exists():
         if not folder.parent.is_dir():
@@ -179,6 +179,6 @@ def _check_folder(folder: Path, backend: GraphBackend, model: SentenceTransforme
         raise UserError(f"folder {folder}", "new, or the model's own", "a folder with something else", do)
     if fingerprint(load_encoder(folder)) != fingerprint(model):
         raise UserError(f"folder {folder}", "new, or the model's own", "another model", do)
-    there = folder / backend
-    if there.exists() and not (there / NOTE).is_file():
-        raise UserError(f"{there}", "absent, or an earlier export by diffcse", "files of another origin", do)
+    place = folder / backend
+    if place.exists() and not (place / NOTE).is_file():
+        raise UserError(f"{place}", "absent, or an earlier export by diffcse", "files of another origin", do)

@@ -20,7 +20,7 @@ from diffcse.kernels.dropout import draw_mask, thin
 
 
 class Block(NamedTuple):
-    """Sentences of one length, and where they lie in a packed row; `lay_out` makes them.
+    """Sentences of one length, and where they are in a packed row; `lay_out` computes them.
 
     Attributes:
         sentences: how many, n.
@@ -135,7 +135,7 @@ class _Attention(torch.autograd.Function):
             unread[ctx.blocks[0].padding :] = 0  # padding asks and is never asked
         for block in ctx.blocks:
             q, k, v, g = block.queries(query), block.tokens(key), block.tokens(value), block.queries(gradient)
-            # Thinned once more instead of kept: one byte a weight is kept, not five.
+            # Dropout is applied again instead of stored: one byte a weight is kept, not five.
             weight, mask = block.weights(weights, heads), block.weights(stays, heads)
             block.put_tokens(to_value, thin(weight, mask, ctx.factor).transpose(1, 2) @ g)
             to_weight = thin(g @ v.transpose(1, 2), mask, ctx.factor)

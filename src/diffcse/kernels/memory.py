@@ -20,10 +20,10 @@ _USUAL_TRIM, _USUAL_MMAP = 64 << 20, 32 << 20
 
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """The C library gives no memory back to the system while the context lasts, and all that is free at its end.
+    """The C library returns no memory to the system inside the context, and all that is free at its end.
 
-    Given back after each step, every page of some gigabytes costs a fault and is zeroed anew, about a tenth of a step's
-    time (docs/performance.md). Where the C library is not glibc nothing changes.
+    If it were returned after each step, every page of some gigabytes would cost a page fault and be zeroed again, about
+    a tenth of a step's time (docs/performance.md). Where the C library is not glibc nothing changes.
     """
     library = _glibc()
     if library is not None:

@@ -38,7 +38,7 @@ class Step:
         input_ids: (B, S, L).
         attention_mask: (B, S, L), 1 at real tokens.
         edited: the edits and their mask, (N, K); None if nothing is edited.
-        identity: (B, I) int64, see `SameText`; None where sentences are told apart by their place in the batch alone.
+        identity: (B, I) int64, see `SameText`; None where only the place in the batch tells sentences apart.
     """
 
     model: DiffCSEModel
@@ -283,13 +283,13 @@ def without_dropout(logits: Tensor, plain: Tensor, *, temperature: float) -> Ten
         temperature: t.
     """
     count = len(logits)
-    own = torch.eye(count, dtype=torch.bool, device=logits.device)
-    batch = torch.where(own, logits[:, :count], cosine(plain, plain) / temperature)
+    diagonal = torch.eye(count, dtype=torch.bool, device=logits.device)
+    batch = torch.where(diagonal, logits[:, :count], cosine(plain, plain) / temperature)
     return torch.cat([batch, logits[:, count:]], dim=1)
 
 
 def between_dimensions(z1: Tensor, z2: Tensor, *, temperature: float) -> Tensor:
-    """Each dimension is told from the others by its course over the batch (SimCSE++'s DCL; Xu et al., 2023).
+    """Each dimension is contrasted with the others over the batch (SimCSE++'s DCL; Xu et al., 2023).
 
     loss = -mean_c log( exp(r_cc/t) / sum_d exp(r_cd/t) ), r_cd the correlation of dimension c of z1 and d of z2. What
     keeps a temperature above 1 useful is that correlations are bounded by 1: the term only spreads dimensions gently.
@@ -306,9 +306,9 @@ def between_dimensions(z1: Tensor, z2: Tensor, *, temperature: float) -> Tensor:
 def sharing(identity: Tensor) -> Tensor:
     """(B, B) bool: which two instances of (B, I) share a number; an instance and itself do not count."""
     same = torch.zeros(len(identity), len(identity), dtype=torch.bool, device=identity.device)
-    for own in identity.unbind(1):
+    for mine in identity.unbind(1):
         for other in identity.unbind(1):
-            same |= own.unsqueeze(1) == other
+            same |= mine.unsqueeze(1) == other
     return same.fill_diagonal_(False)
 
 

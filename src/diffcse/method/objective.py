@@ -63,8 +63,8 @@ def contrastive(
     logits = cosines / temperature
     if z3 is not None:
         # The weight meets the sentence's own hard negative alone; those of others are plain in-batch negatives.
-        own = hard_negative_weight * torch.eye(len(z1), device=z1.device, dtype=logits.dtype)
-        logits = torch.cat([logits, cosine(z1, z3) / temperature + own], dim=1)  # (B, 2B)
+        weights = hard_negative_weight * torch.eye(len(z1), device=z1.device, dtype=logits.dtype)
+        logits = torch.cat([logits, cosine(z1, z3) / temperature + weights], dim=1)  # (B, 2B)
     # Row i has its positive in column i, so InfoNCE is a cross-entropy whose classes are 0, 1, ..., B - 1.
     loss = F.cross_entropy(logits, torch.arange(len(z1), device=z1.device))
     positive, negative = mean_cosines(cosines.detach())

@@ -104,7 +104,7 @@ class TokenPrediction:
         return LanguageModelHead(backbone)
 
     def where(self, edited: EditedBatch, attention_mask: Tensor) -> Tensor:
-        """The masked positions, or all but the first, where the sentence vector stands."""
+        """The masked positions, or all but the first, where the sentence vector is."""
         if self.masked_only:
             return edited.chosen
         real = attention_mask.bool().clone()

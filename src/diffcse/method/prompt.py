@@ -29,7 +29,7 @@ _NAMES = ("cls_token", "sep_token", "mask_token", "pad_token", "unk_token", "bos
 def prompted(tokenizer: Any, prompt: str) -> PreTrainedTokenizerFast:
     """A tokenizer that puts [CLS] and the prompt around every sentence; too long a sentence loses its own end.
 
-    It is of the plain class that takes `tokenizer.json` as it is: a family's own class makes [CLS] and [SEP] anew
+    It is of the plain class that takes `tokenizer.json` as it is: a family's own class builds [CLS] and [SEP] again
     whenever it is loaded, and the prompt would be gone.
 
     Args:
@@ -55,7 +55,7 @@ def prompted(tokenizer: Any, prompt: str) -> PreTrainedTokenizerFast:
         "<after>": tokenizer(right, add_special_tokens=False)["input_ids"],
     }
     pieces = [
-        {"id": name, "ids": own, "tokens": tokenizer.convert_ids_to_tokens(own)} for name, own in ids.items() if own
+        {"id": name, "ids": row, "tokens": tokenizer.convert_ids_to_tokens(row)} for name, row in ids.items() if row
     ]
     single = [name for name in ("<cls>", "<before>", "$A", "<after>") if ids.get(name, True)]
     rules.backend_tokenizer.post_processor = TemplateProcessing(
@@ -81,19 +81,19 @@ class Prompt:
         """That of a tokenizer; None where it adds no more than one token at each end, as most do."""
         if tokenizer.num_special_tokens_to_add() <= 2:
             return None
-        own = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-        ordinary = np.flatnonzero(np.array(own) == 0)
-        return cls(before=int(ordinary[0]), after=len(own) - 1 - int(ordinary[-1]))
+        mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+        ordinary = np.flatnonzero(np.array(mask) == 0)
+        return cls(before=int(ordinary[0]), after=len(mask) - 1 - int(ordinary[-1]))
 
     def view(self, view: View) -> View:
         """The view of the sentence alone, in the same prompt."""
 
         def inside(ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
             """`view` of (L,), or `ids` where the sentence has no token."""
-            own = self._sentence(ids)
-            if own.start == own.stop:
+            sentence = self._sentence(ids)
+            if sentence.start == sentence.stop:
                 return ids
-            return np.concatenate([ids[: own.start], view(ids[own], uniform[own]), ids[own.stop :]])
+            return np.concatenate([ids[: sentence.start], view(ids[sentence], uniform[sentence]), ids[sentence.stop :]])
 
         return inside
 
@@ -102,17 +102,17 @@ class Prompt:
 
         def inside(ids: NDArray[np.int64], uniform: NDArray[np.float64]) -> Draft:
             """`edit` of (L,); nothing is chosen or drawn in the prompt."""
-            own = self._sentence(ids)
-            start, end = ids[: own.start], ids[own.stop :]
+            sentence = self._sentence(ids)
+            start, end = ids[: sentence.start], ids[sentence.stop :]
             nothing = [np.zeros(len(part), dtype=np.bool_) for part in (start, end)]
-            if own.start == own.stop:
+            if sentence.start == sentence.stop:
                 return Draft(input_ids=ids, original=ids, chosen=np.concatenate(nothing), draws=uniform[:, 3])
-            draft = edit(ids[own], uniform[own])
+            draft = edit(ids[sentence], uniform[sentence])
             return Draft(
                 input_ids=np.concatenate([start, draft.input_ids, end]),
                 original=np.concatenate([start, draft.original, end]),
                 chosen=np.concatenate([nothing[0], draft.chosen, nothing[1]]),
-                draws=np.concatenate([uniform[: own.start, 3], draft.draws, uniform[own.stop :, 3]]),
+                draws=np.concatenate([uniform[: sentence.start, 3], draft.draws, uniform[sentence.stop :, 3]]),
             )
 
         return inside

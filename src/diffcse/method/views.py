@@ -136,7 +136,7 @@ def spans(count: int, uniform: NDArray[np.float64], *, longest: int, window: int
         first, count = int(sizes[3] * (count - window + 1)), window
     a = 1 + int(sizes[0] * min(longest, count - 1))
     b = 1 + int(sizes[1] * min(longest, count - a))
-    # The sentences in neither span lie before, between and behind them: two cuts of their number say how many where.
+    # The sentences in neither span are before, between and after them: two cuts of their number say how many where.
     before, between = sorted(int(place * (count - a - b + 1)) for place in places[:2])
     start, other = first + before, first + a + between
     chosen = slice(start, start + a), slice(other, other + b)

@@ -159,7 +159,7 @@ def adapted_card(start: str, words: Sequence[str], settings: Mapping[str, Any]) 
         base_model=_base_model(start),
         model_name="Sentence encoder adapted to documents",
     )
-    shown = {
+    public = {
         name: publishable(value) if name in ("encoder", "generator") else value for name, value in settings.items()
     }
     paragraphs = "\n\n".join(words)
@@ -174,7 +174,7 @@ Adapted without labels by diffcse {__version__}; start: {publishable(start)}. `r
 ## Settings
 
 ```json
-{json.dumps(shown, indent=2)}
+{json.dumps(public, indent=2)}
 ```
 """
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}"))

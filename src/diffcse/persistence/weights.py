@@ -67,7 +67,7 @@ def check_report(report: LoadingReport, folder: Path) -> None:
     """
     lacking = sorted(name for name in report.missing if "pooler." not in name)  # the one part that no encoder here uses
     if lacking:
-        got = f"{len(lacking)} of them missing, {lacking[0]} for one"
+        got = f"{len(lacking)} of them missing, such as {lacking[0]}"
         raise UserError(f"weights in {folder}", "complete", got, "get the folder again, or check its config.json")
     _check_used(report.unused, folder)
 
@@ -76,7 +76,7 @@ def _check_used(unused: Iterable[str], folder: Path) -> None:
     """Adapters, soft prompts and the like change every vector; a model without them is another model."""
     unknown = sorted(name for name in unused if not _KNOWN_HEADS.search(name))
     if unknown:
-        got = f"{len(unknown)} others, {unknown[0]} for one"
+        got = f"{len(unknown)} others, such as {unknown[0]}"
         do = "merge adapters into the model before saving it, or use the code that made it"
         raise UserError(f"weights in {folder}", "those of its architecture", got, do)
 

@@ -44,7 +44,7 @@ class _Network(Checked):
 class PretrainConfig(_Network):
     """Size and schedule of a small masked language model.
 
-    With `encoder` the network is there already and its sizes are left out here; `pretrain_config` gives the schedule
+    With `encoder` the network exists already and its sizes are not set here; `pretrain_config` gives the schedule
     that suits.
     """
 
@@ -97,9 +97,7 @@ class PretrainConfig(_Network):
         self._need("mask_ratio", 0 < self.mask_ratio < 1, "between 0 and 1", "use 0.15 to 0.3")
         self._need("vocab_size", self.vocab_size <= 65_536, "at most 65536", "token ids are kept in 16 bits")
         for name, value in _SIZES.items() if self.encoder else ():
-            self._need(
-                name, getattr(self, name) == value, "left out with an encoder, which has its own", "leave it out"
-            )
+            self._need(name, getattr(self, name) == value, "unset with an encoder, which has its own", "remove it")
         if self.warmup_ratio + self.decay_ratio > 1:
             got = f"{self.warmup_ratio} + {self.decay_ratio}"
             raise UserError("warmup_ratio + decay_ratio", "at most 1", got, "lower one of them")
@@ -131,13 +129,13 @@ def pretrain_config(**overrides: Any) -> PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CooccurConfig(_Network):
-    """An encoder to start from, made of word co-occurrence."""
+    """An encoder to start from, computed from word co-occurrence."""
 
     tokenizer: str = BUNDLED
     """Tokenizer whose words are counted: a Hub name, a folder or `bundled`; the one of your
     generator."""
     narrow_window: int = 2
-    """Largest distance between two words of a pair (tokens) in the narrow window: what can stand in a word's place."""
+    """Largest distance between two words of a pair (tokens) in the narrow window: what can take a word's place."""
     broad_window: int = 10
     """Largest distance in the broad window (tokens): what the text is about."""
     context_smoothing: float = 0.75
@@ -148,12 +146,12 @@ class CooccurConfig(_Network):
     frequency_scale: float = 1e-3
     """The a of a word's weight a / (a + p), p being its share of the text (Arora et al., 2017)."""
     continuation_weight: float = 0.5
-    """Factor of the weight of a piece that goes on with a word, 0 to 1: a word of many pieces is one word still."""
+    """Factor of the weight of a piece that continues a word, 0 to 1: a word of many pieces is still one word."""
     spelling: float = 1.0
-    """Weight of the vectors of words that are spelled alike (play, played, player) in a word's own; 0 leaves it out."""
+    """Weight of the vectors of words that are spelled alike (play, played, player) in a word's own; 0 turns it off."""
     redundancy: float = 1.0
     """How much less a word weighs for each word like it in the same sentence (the first layer's attention); 0
-    leaves it out."""
+    turns it off."""
     hidden_size: int = 576
     """Width of a token vector; four of it are kept for constants."""
     layers: int = 1
@@ -174,7 +172,7 @@ class CooccurConfig(_Network):
         self._need("hidden_size", self.hidden_size >= 8, "at least 8", "use 256 to 768")
         self._need("heads", self.heads % 2 == 0 or self.redundancy == 0, "even", "use 2, or redundancy 0")
         for name in ("spelling", "redundancy"):
-            self._need(name, getattr(self, name) >= 0, "at least 0", "use 1, or 0 to leave it out")
+            self._need(name, getattr(self, name) >= 0, "at least 0", "use 1, or 0 to turn it off")
         self._need("continuation_weight", 0 <= self.continuation_weight <= 1, "between 0 and 1", "use 0.5")
         least = self.narrow_window
         within = least <= self.broad_window <= 1000

@@ -88,7 +88,7 @@ def texts_of(documents: Any, tokenizer: Any | None, max_length: int) -> list[str
 
     Args:
         documents: a dataset with the column `sentences`.
-        tokenizer: counts the tokens; None where it is still to be made.
+        tokenizer: counts the tokens; None if it does not exist yet.
         max_length: tokens of a text, special ones included.
     """
     texts: list[str] = []

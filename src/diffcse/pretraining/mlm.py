@@ -328,14 +328,14 @@ def _trainer(
     config: PretrainConfig,
     console: Console | None,
 ) -> SafeTrainer:
-    shown: list[TrainerCallback] = [LiveDisplay(console, "pretrain")] if console is not None else []
+    displays: list[TrainerCallback] = [LiveDisplay(console, "pretrain")] if console is not None else []
     return SafeTrainer(
         MaskedLanguageModel(model),
         _arguments(run.checkpoints, config),
         dataset=data,
         order=LengthBatches(data.lengths, config.batch_tokens, config.seed),
         collate=MaskedBatches(tokenizer, config),
-        callbacks=[MetricsFile(run.metrics), GracefulStop(), *shown],
+        callbacks=[MetricsFile(run.metrics), GracefulStop(), *displays],
     )
 
 

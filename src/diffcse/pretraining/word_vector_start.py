@@ -143,7 +143,7 @@ def _count(sentences: Sequence[str], tokenizer: Any, config: CooccurConfig, cons
 def weighted_vectors(counted: Counts, tokens: Sequence[str], config: CooccurConfig) -> NDArray[np.float64]:
     """Weighted word vectors (V, D) from the sum of the windows' matrices.
 
-    A narrow window says what can stand in a word's place, a broad one what a text is about; the sum keeps both.
+    A narrow window says what can take a word's place, a broad one what a text is about; the sum keeps both.
     """
     narrow, broad = (positive_pmi(pairs, config.context_smoothing) for pairs in counted.pairs)
     vectors = factorise(narrow + broad, config.hidden_size - _EXTRA, config.singular_power, config.seed)
@@ -234,7 +234,7 @@ def weigh_redundancy(layer: Any, size: int, strength: float) -> None:
 
 
 def save(model: BertModel, tokenizer: Any, run: RunFolder, result: CooccurResult) -> None:
-    """The model in half precision as a SentenceTransformer folder with mean pooling, and how it was made."""
+    """The model in half precision as a SentenceTransformer folder with mean pooling, and its settings."""
     with tempfile.TemporaryDirectory() as part:
         model.half().save_pretrained(part)
         tokenizer.save_pretrained(part)

@@ -1,4 +1,4 @@
-"""Word vectors from counting: which words stand near each other, factorised.
+"""Word vectors from counting: which words occur near each other, factorised.
 
 What is counted is turned into positive pointwise mutual information with a smoothed context distribution, and the
 matrix is factorised (Levy and Goldberg, 2014; Levy et al., 2015). Frequent words are weighted down by a / (a + p), so
@@ -39,7 +39,7 @@ class Counts:
     """What a text's words and pairs of words add up to.
 
     Attributes:
-        pairs: for each window, how often word i and word j stand at most that many tokens apart in a sentence,
+        pairs: for each window, how often word i and word j are at most that many tokens apart in a sentence,
             symmetric (V, V).
         words: how often each word occurs, (V,).
     """
@@ -83,13 +83,13 @@ def count(
         on_progress(start + len(rows))
     # So far each window holds only what the narrower ones do not, and only j to the right of i.
     wider = [sum(pairs[1 : i + 1], start=pairs[0]) for i in range(len(windows))]
-    return Counts(pairs=tuple((one + one.T).tocsr() for one in wider), words=words)
+    return Counts(pairs=tuple((matrix + matrix.T).tocsr() for matrix in wider), words=words)
 
 
 def token_ids(sentences: Sequence[str], tokenizer: Any) -> list[NDArray[np.int64]]:
     """Token ids of each sentence, without special tokens."""
-    found = tokenizer(list(sentences), add_special_tokens=False, return_attention_mask=False, verbose=False)
-    return [np.asarray(row, dtype=np.int64) for row in found["input_ids"]]
+    encoded = tokenizer(list(sentences), add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return [np.asarray(row, dtype=np.int64) for row in encoded["input_ids"]]
 
 
 def _pairs(ids: NDArray[np.int64], sentence: NDArray[np.int64], first: int, last: int, size: int) -> sparse.csr_array:
@@ -103,7 +103,7 @@ def _pairs(ids: NDArray[np.int64], sentence: NDArray[np.int64], first: int, last
 
 
 def positive_pmi(pairs: sparse.csr_array, smoothing: float) -> sparse.csr_array:
-    """max(0, log(P(i, j) / (P(i) P_s(j)))) where P_s(j) is P(j) ** s, normalised; (V, V), zeros left out.
+    """max(0, log(P(i, j) / (P(i) P_s(j)))) where P_s(j) is P(j) ** s, normalised; (V, V), sparse.
 
     Levy et al. (2015), section 3.2: s = 0.75 keeps rare contexts from looking too telling.
 
@@ -116,9 +116,9 @@ def positive_pmi(pairs: sparse.csr_array, smoothing: float) -> sparse.csr_array:
     context = total**smoothing
     context /= context.sum()
     pmi = np.log(entries.data / total[entries.row] / context[entries.col])
-    kept = pmi > 0
-    where = (entries.row[kept], entries.col[kept])
-    return sparse.coo_array((pmi[kept], where), shape=pairs.shape).tocsr()
+    mask = pmi > 0
+    where = (entries.row[mask], entries.col[mask])
+    return sparse.coo_array((pmi[mask], where), shape=pairs.shape).tocsr()
 
 
 def word_vectors(matrix: sparse.csr_array, dimensions: int, singular_power: float, seed: int) -> NDArray[np.float64]:
@@ -152,9 +152,9 @@ def word_weights(shares: NDArray[np.float64], scale: float) -> NDArray[np.float6
 
 
 def split_marks(tokens: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:
-    """Each token's letters, and whether it goes on with a word.
+    """Each token's letters, and whether it continues a word.
 
-    WordPiece marks what goes on with a word, byte pairs and SentencePiece what begins one.
+    WordPiece marks what continues a word, byte pairs and SentencePiece what begins one.
 
     >>> letters, goes_on = split_marks(["play", "##ing"])
     >>> letters, goes_on.tolist()
@@ -175,7 +175,7 @@ def share_spelling(vectors: NDArray[np.float64], tokens: Sequence[str], weight: 
     Args:
         vectors: unit vectors (V, D), zero for words that were never seen.
         tokens: the vocabulary, with the tokenizer's marks.
-        weight: of the others' mean direction beside the word's own vector.
+        weight: of the others' mean direction, relative to the word's own vector.
     """
     letters, goes_on = split_marks(tokens)
     seen = np.linalg.norm(vectors, axis=1) > 0
@@ -187,8 +187,8 @@ def share_spelling(vectors: NDArray[np.float64], tokens: Sequence[str], weight: 
         [f"^{letters[i]}$" for i in places]
     )
     alike = sparse.coo_array(profiles @ profiles.T)
-    kept = (alike.data > _ALIKE) & (alike.row != alike.col)
-    relatives = sparse.coo_array((alike.data[kept], (alike.row[kept], alike.col[kept])), shape=alike.shape).tocsr()
+    mask = (alike.data > _ALIKE) & (alike.row != alike.col)
+    relatives = sparse.coo_array((alike.data[mask], (alike.row[mask], alike.col[mask])), shape=alike.shape).tocsr()
     shared = vectors.copy()
     shared[places] = unit(vectors[places] + weight * unit(relatives @ vectors[places], np.float64), np.float64)
     return shared
@@ -212,7 +212,7 @@ def halves_found(vectors: NDArray[np.float64], rows: Sequence[NDArray[np.int64]]
 
     Args:
         vectors: weighted word vectors (V, D).
-        rows: token ids of each sentence; those below 4 tokens are left out.
+        rows: token ids of each sentence; those below 4 tokens are skipped.
         seed: of the split.
     """
     rng = np.random.default_rng(seed)

@@ -1,6 +1,6 @@
 """The figures of a report, drawn with matplotlib from results and training logs.
 
-Each is small, one idea, so that it can be read on a phone; a page lays several side by side. Colours come from one
+Each is small, one idea, so that it can be read on a phone; a page shows several in a row. Colours come from one
 list (`picture`), so that the page can exchange them for those of a dark background.
 """
 
@@ -159,7 +159,7 @@ def _one_level(axes: Axes, level: str, values: np.ndarray, edges: np.ndarray) ->
 
 
 def alignment_uniformity(models: Sequence[tuple[str, float, float]]) -> Picture:
-    """Where encoders lie between close pairs and spread-out sentences; lower left is best.
+    """Each encoder's alignment (close pairs) and uniformity (spread-out sentences); lower left is best.
 
     Args:
         models: (name, alignment, uniformity).

@@ -1,4 +1,4 @@
-"""The form of an evaluation's results, checked before a page is made of a file that may have been edited."""
+"""The form of an evaluation's results, checked before a page is built from a file that may have been edited."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Hit:
 
     Attributes:
         text: what was found.
-        mark: stands before it, such as its cosine or rank.
+        mark: in front of it, such as its cosine or rank.
         highlight: whether it is the right answer.
     """
 
@@ -81,7 +81,7 @@ Block = str | Hint | Figures | SideBySide | Table
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading and what stands below it, in this order."""
+    """A heading and what is below it, in this order."""
 
     title: str
     blocks: Sequence[Block]

@@ -1,6 +1,6 @@
 """A report: results of `diffcse evaluate --json` and training logs as one self-contained page with figures.
 
-Published numbers stand next to measured ones and are marked as such in every table and figure. What the results do not
+Published numbers are next to measured ones and marked as such in every table and figure. What the results do not
 hold is named together with the command that brings it.
 """
 
@@ -79,7 +79,7 @@ def write_report(report: Report, output: Path, folder: Path | None = None) -> No
     Args:
         report: from `read_report`.
         output: the page.
-        folder: for the figures; made where it is missing.
+        folder: for the figures; created if it is missing.
 
     Raises:
         UserError: a place cannot be written.

@@ -134,7 +134,7 @@ def analyses_table(results: Sequence[Results]) -> Table:
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> Table:
-    """Models side by side: Spearman with its interval, and the difference to the first model with interval and p."""
+    """Models compared: Spearman with its interval, and the difference to the first model with interval and p."""
     rows = []
     tasks = comparison["tasks"] | ({"avg": comparison["average"]} if comparison["average"] else {})
     for task, models in tasks.items():
@@ -164,7 +164,7 @@ def retrieval_table(rows: Sequence[Mapping[str, Any]], *, first: str) -> Table:
         rows: as `evaluation.judged.compare_on` gives them.
         first: the system that the others are tested against.
     """
-    shown, before = [], None
+    lines, before = [], None
     for row in rows:
         bounds, against = row["interval"], row.get("against_first")
         cells = (
@@ -176,11 +176,11 @@ def retrieval_table(rows: Sequence[Mapping[str, Any]], *, first: str) -> Table:
             f"{against['p']:.3f}" if against else "",
             *(f"{100 * row[name]:.1f}" for name in ("mrr", "recall_at_10", "recall_at_100")),
         )
-        shown.append(Row(cells=cells, starts_section=row["collection"] != before))
+        lines.append(Row(cells=cells, starts_section=row["collection"] != before))
         before = row["collection"]
     note = f"95% intervals by bootstrap over queries; difference to {short_name(first)}, p of a randomisation test"
     columns = ("collection", "system", "nDCG@10", "interval", "difference", "p", "MRR", "recall@10", "recall@100")
-    return Table(title="Search in judged collections, x 100", columns=columns, rows=shown, notes=(note,), words=2)
+    return Table(title="Search in judged collections, x 100", columns=columns, rows=lines, notes=(note,), words=2)
 
 
 def _against(figures: Mapping[str, float]) -> str:
@@ -203,7 +203,7 @@ def all_tables(
 def problems(result: Results, group: Group | None = None) -> list[str]:
     """Why tasks are missing, a line each; of one group or of all."""
     names = ALL_TASKS if group is None else GROUPS[group]
-    return [f"left out: {problem}" for problem in result["problems"] if problem.split(":")[0] in names]
+    return [f"not scored: {problem}" for problem in result["problems"] if problem.split(":")[0] in names]
 
 
 def notes(result: Results) -> list[str]:

@@ -27,15 +27,15 @@ def show(console: Console, *tables: Table) -> None:
 
 def _rich(table: Table) -> rich_table.Table:
     style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
-    shown = rich_table.Table(title=Text(table.title), **style)
+    printed = rich_table.Table(title=Text(table.title), **style)
     for i, name in enumerate(table.columns):
         words = i < table.words  # which wrap where the terminal is narrow; a number in two lines would be misread
-        shown.add_column(Text(name), justify="left" if words else "right", no_wrap=not words, overflow="fold")
+        printed.add_column(Text(name), justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in table.full_rows():
         if row.starts_section:
-            shown.add_section()
-        shown.add_row(*_cells(row), style="dim" if row.kind == "published" else None)
-    return shown
+            printed.add_section()
+        printed.add_row(*_cells(row), style="dim" if row.kind == "published" else None)
+    return printed
 
 
 def _cells(row: Row) -> list[Text]:

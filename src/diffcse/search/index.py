@@ -269,19 +269,19 @@ class SentenceIndex:
         if allowed is not None:
             mask = np.zeros(self.facts.positions, dtype=np.bool_)
             mask[allowed] = True
-        found = [self._approximate(self._codes, query[None], top_k, mask, count) for query in queries]
-        return [scores[0] for scores, _ in found], [places[0] for _, places in found]
+        results = [self._approximate(self._codes, query[None], top_k, mask, count) for query in queries]
+        return [scores[0] for scores, _ in results], [places[0] for _, places in results]
 
     def _approximate(
         self, codes: Codes, query: Vectors, top_k: int, mask: NDArray[np.bool_] | None, count: int
     ) -> tuple[Vectors, Ids]:
         """Candidates by their codes, and what lies behind the codes, compared exactly."""
-        wanted = max(self.facts.candidates, 4 * top_k)
-        asked = wanted * codes.count // count if mask is not None else wanted
+        least = max(self.facts.candidates, 4 * top_k)
+        asked = least * codes.count // count if mask is not None else least
         while True:
             places = codes.candidates(query, asked)[0]
             places = places[places >= 0] if mask is None else places[mask[places]]
-            if len(places) >= min(wanted, count) or asked >= codes.count:
+            if len(places) >= min(least, count) or asked >= codes.count:
                 break
             asked *= 4
             if asked > _MOST_CANDIDATES:  # the rows that meet the condition are far from the query
@@ -391,8 +391,8 @@ def _calibrated(codes: Codes, file: VectorFile) -> tuple[int, float]:
     queries = file.open(codes.count)[places]
     truth = exact(file.blocks(0, codes.count), queries, _NEAREST)[1]
     for count in _CANDIDATES:
-        found = codes.candidates(queries, count)
-        recall = float(np.mean([np.isin(t, f).mean() for t, f in zip(truth, found, strict=True)]))
+        results = codes.candidates(queries, count)
+        recall = float(np.mean([np.isin(t, f).mean() for t, f in zip(truth, results, strict=True)]))
         if recall >= _RECALL:
             break
     return count, recall

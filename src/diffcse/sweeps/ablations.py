@@ -101,7 +101,7 @@ def ablation(table: str, *, preset: str, settings: dict[str, Any]) -> Ablation:
     rows = TABLES[table]
     for name in settings:
         if any(name in row for row, _ in rows):
-            raise UserError(name, f"left to the ablation {table}, which varies it", settings[name], "leave it out")
+            raise UserError(name, f"left to the ablation {table}, which varies it", settings[name], "remove it")
     return Ablation(
         settings={"preset": preset, **settings},
         rows=[dict(row) for row, _ in rows],

@@ -43,7 +43,7 @@ class Run:
     """One run of a sweep.
 
     Attributes:
-        name: of its folder; made from the settings, so the same settings are the same run.
+        name: of its folder, derived from the settings: the same settings are the same run.
         varied: the settings that differ between the runs of the sweep.
         config: all settings.
     """
@@ -122,8 +122,8 @@ def _name(varied: Settings, config: Config) -> str:
         for section, values in config.as_dict().items()
     }
     short = digest(settings)[:8]
-    shown = "-".join(f"{name}={Path(str(value)).name}" for name, value in varied.items())
-    readable = "".join(c if c.isalnum() or c in "=-._" else "_" for c in shown)[:80]
+    words = "-".join(f"{name}={Path(str(value)).name}" for name, value in varied.items())
+    readable = "".join(c if c.isalnum() or c in "=-._" else "_" for c in words)[:80]
     return f"{readable}-{short}" if readable else short
 
 
@@ -246,7 +246,7 @@ class _Children:
         return time.perf_counter() - began, None if code == 0 else _last_line(log, code)
 
     def _environment(self) -> dict[str, str]:
-        return {"OMP_NUM_THREADS": str(self.threads), **os.environ}  # a number that the user chose stands
+        return {"OMP_NUM_THREADS": str(self.threads), **os.environ}  # a number that the user chose stays
 
     def stop(self) -> None:
         """Ask every process to stop at its next step, and wait for it."""

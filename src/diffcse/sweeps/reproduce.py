@@ -134,7 +134,7 @@ def configs_of(preset: str, settings: ReproduceSettings) -> list[Config]:
         raise UserError("processes", "one for reproduce", launched(), "start it without torchrun")
     changes: dict[str, Any] = {"encoder": BUNDLED, "generator": BUNDLED, **_DRY} if settings.dry_run else {}
     models = {"encoder": settings.encoder, "generator": settings.generator}
-    changes |= {name: given for name, given in models.items() if given is not None}
+    changes |= {name: value for name, value in models.items() if value is not None}
     return [build(preset=preset, seed=_FIRST_SEED + number, **changes) for number in range(settings.seeds)]
 
 
@@ -163,7 +163,7 @@ def check_output(output: Path, configs: Sequence[Config], text: Path) -> None:
 
 
 def check_models(config: Config, settings: ReproduceSettings) -> None:
-    """The models that the user named are there."""
+    """The models that the user named exist."""
     if settings.encoder is not None or settings.dry_run:
         locate(config.model.encoder)
     if settings.generator is not None or settings.dry_run:
@@ -184,12 +184,12 @@ def bring(output: Path, text: Path, config: Config, settings: ReproduceSettings)
         output: gets the text, and SentEval's archive if it was put there by hand.
         text: where the text is or will be.
         config: names the models.
-        settings: what is there already.
+        settings: what is on this machine already.
     """
     archive = output / "senteval" / ARCHIVE
     unpacked = settings.senteval is not None or (output / "senteval" / "downstream").is_dir()
     folder = "the folder that `hf download {0} --local-dir {0}` makes, by --{1}"
-    wanted: list[tuple[bool, str, Callable[[], object]]] = [
+    needs: list[tuple[bool, str, Callable[[], object]]] = [
         (text.is_file(), f"{file_url(TEXT)} to {text}", lambda: bring_text(text, settings.dry_run)),
         (
             settings.encoder is not None or settings.dry_run,
@@ -204,9 +204,9 @@ def bring(output: Path, text: Path, config: Config, settings: ReproduceSettings)
         (unpacked or archive.is_file(), f"{archive_url()} to {archive}", lambda: download(ARCHIVE, archive)),
     ]
     absent, first = [], None
-    for there, what, get in wanted:
+    for present, what, get in needs:
         try:
-            if not there:
+            if not present:
                 get()
         except UserError as error:
             absent.append(what)
@@ -276,7 +276,7 @@ def train_seed(config: Config, text: Texts, output: Path, criterion: Criterion, 
 
 
 def evaluated(folder: Path, plan: suite.Plan, path: Path, console: Console) -> Results:
-    """A seed's evaluation: from `path` where it is there for the same tasks, else made now and added to it."""
+    """A seed's evaluation: from `path` if it is in there for the same tasks, else computed now and added."""
     former = list(read_report(path).results) if path.is_file() else []
     for result in former:
         if result["model"] == folder.name and set(result["tasks"]) == {task.name for task in plan.tasks}:

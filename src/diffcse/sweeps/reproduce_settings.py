@@ -37,7 +37,9 @@ class ReproduceSettings(Checked):
     def _check(self) -> None:
         rule = f"between 1 and {_MOST_SEEDS:,}"
         self._need("seeds", 1 <= self.seeds <= _MOST_SEEDS, rule, "give the number of training runs")
-        given = self.senteval is not None or not self.dry_run
-        self._need("senteval", given, "given in a dry run, which fetches nothing", "name a folder with some STS tasks")
+        has_data = self.senteval is not None or not self.dry_run
+        self._need(
+            "senteval", has_data, "given in a dry run, which fetches nothing", "name a folder with some STS tasks"
+        )
         known = self.text is None or self.text.is_file()
-        self._need("text", known, "an existing file", f"check the path; left out, {TEXT} comes from the Hub")
+        self._need("text", known, "an existing file", f"check the path; without --text, {TEXT} comes from the Hub")

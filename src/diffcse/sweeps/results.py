@@ -51,7 +51,7 @@ class Results:
                 self._write(result)
 
     def plan(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Note a run that is to be made; a run that is known stays as it is."""
+        """Note a planned run; a known run stays as it is."""
         if not any(result.name == name for result in self.all()):
             self._write(Result(name=name, settings=dict(settings)))
 

@@ -1,4 +1,4 @@
-"""Memory-mapped Arrow tables, each made once and kept in a folder named after everything that its content depends on.
+"""Memory-mapped Arrow tables, each written once into a folder named after everything that its content depends on.
 
 Rows are written batch by batch, so that memory does not grow with the input, and a folder is made under another name
 and renamed, so that it is complete or absent.

@@ -145,7 +145,7 @@ def _number(sentence: str) -> int:
 
 
 def _repeated(numbers: array[int], documents: int) -> set[int]:
-    """The numbers of the sentences that stand in too many documents; takes 16 bytes a sentence."""
+    """The numbers of the sentences that too many documents have; takes 16 bytes a sentence."""
     ordered = np.frombuffer(numbers, dtype=np.uint64) if len(numbers) else np.zeros(0, np.uint64)
     values, times = np.unique(ordered, return_counts=True)
     return set(values[times >= max(_REPEATED_LEAST, int(_REPEATED_SHARE * documents) + 1)].tolist())

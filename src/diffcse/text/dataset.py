@@ -1,4 +1,4 @@
-"""From text to token ids: two memory-mapped Arrow tables, each made once and kept in a cache (`diffcse.text.cache`)."""
+"""From text to token ids: two memory-mapped Arrow tables, each written once into a cache (`diffcse.text.cache`)."""
 
 from __future__ import annotations
 
@@ -95,28 +95,28 @@ def read_texts(
     names = None if columns is None else tuple(map(str, as_names("columns", columns)))
     _check_arguments(sources, names, max_characters)
     with spooled(sources) as files:
-        given = [[file] if isinstance(file, TextFile) else find_sources([file]) for file in files]
-        found = list(dict.fromkeys(source for each in given for source in each))
-        return _read(found, names, max_characters, minimum, cache_dir)
+        groups = [[file] if isinstance(file, TextFile) else find_sources([file]) for file in files]
+        different = list(dict.fromkeys(source for group in groups for source in group))
+        return _read(different, names, max_characters, minimum, cache_dir)
 
 
 def _read(
-    found: list[Source],
+    sources: list[Source],
     names: tuple[str, ...] | None,
     max_characters: int,
     minimum: int,
     cache_dir: str | Path | None,
 ) -> tuple[datasets.Dataset, ReadReport]:
     def write(folder: Path) -> dict[str, Any]:
-        chosen = choose_columns(found, names)
+        chosen = choose_columns(sources, names)
         counts: Counter[str] = Counter()
-        rows = _clean(_raw_rows(found, chosen, max_characters), max_characters, counts)
+        rows = _clean(_raw_rows(sources, chosen, max_characters), max_characters, counts)
         schema = pa.schema([(f"text{i}", pa.string()) for i in range(len(chosen[0]))])
         write_arrow(folder / "data.arrow", schema, (list(zip(*batch, strict=True)) for batch in batches(rows, _size)))
-        report = ReadReport(files=len(found), columns=len(schema), **counts)
+        report = ReadReport(files=len(sources), columns=len(schema), **counts)
         return {"rows": report.kept, "report": dataclasses.asdict(report)}
 
-    key = ["text", [source.identity for source in found], names, max_characters]
+    key = ["text", [source.identity for source in sources], names, max_characters]
     dataset, facts = cached(cache_dir, key, write)
     report = ReadReport(**facts["report"])
     if report.kept < minimum:
@@ -147,7 +147,9 @@ def tokenise(
     """
     fewest = tokenizer.num_special_tokens_to_add() + 1
     if max_tokens < fewest:
-        raise UserError("max_tokens", f"at least {fewest}", max_tokens, "leave room for a word beside special tokens")
+        raise UserError(
+            "max_tokens", f"at least {fewest}", max_tokens, "leave room for a word next to the special tokens"
+        )
     texts = [name for name in ("text0", "text1", "text2") if name in dataset.column_names]
 
     done = 0
@@ -183,7 +185,7 @@ def choose_columns(sources: Sequence[Source], names: tuple[str, ...] | None) -> 
     """
     known = [source.columns() for source in sources]
     if names and all(each is None for each in known):
-        raise UserError("columns", "left out for .txt files, which have none", ", ".join(names), "leave them out")
+        raise UserError("columns", "used with tables (.txt files have no columns)", ", ".join(names), "remove them")
     chosen = [_chosen(source.name, each, names) for source, each in zip(sources, known, strict=True)]
     for source, each in zip(sources, chosen, strict=True):
         if len(each) != len(chosen[0]):

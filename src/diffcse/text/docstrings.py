@@ -111,8 +111,8 @@ def collect(*, limit: int, cache: Path | None = None, roots: Sequence[Path] | No
         raise UserError("limit", "at least 1", limit, "use 40000")
     roots = _installed() if roots is None else [Path(root) for root in roots]
     key = _key(limit, roots)
-    if (kept := _cached(cache, key)) is not None:
-        return kept
+    if (cached := _cached(cache, key)) is not None:
+        return cached
     packages = find_packages(roots)
     held_out = {name: files for name, files in packages.items() if is_held_out(name)}
     training = {name: files for name, files in packages.items() if name not in held_out}
@@ -189,16 +189,16 @@ def prose(docstring: str) -> list[str | None]:
     ['Return the mean of values.', None, 'It is 0 if there are none.']
     """
     text = _HEADING.sub("", _FENCED.sub("\n@\n", inspect.cleandoc(docstring).translate(_QUOTES)))
-    found: list[str | None] = []
+    results: list[str | None] = []
     for paragraph in filter(None, re.split(r"\n\s*\n", text.strip("\n"))):
         if _NOT_PROSE.search(paragraph):
-            found.append(None)
+            results.append(None)
             continue
         joined = " ".join(paragraph.split())
         for pattern, replacement in _MARKUP:
             joined = pattern.sub(replacement, joined)
-        found += [sentence if is_plain(sentence) else None for sentence in _SENTENCE_END.split(joined)]
-    return found
+        results += [sentence if is_plain(sentence) else None for sentence in _SENTENCE_END.split(joined)]
+    return results
 
 
 def is_plain(sentence: str) -> bool:
@@ -222,8 +222,8 @@ def is_plain(sentence: str) -> bool:
 
 
 def _installed() -> list[Path]:
-    found = [sysconfig.get_path("stdlib"), *sys.path]
-    folders = [Path(name).resolve() for name in found if name]
+    roots = [sysconfig.get_path("stdlib"), *sys.path]
+    folders = [Path(name).resolve() for name in roots if name]
     return list(dict.fromkeys(p for p in folders if p == folders[0] or p.name in ("site-packages", "dist-packages")))
 
 
@@ -235,39 +235,39 @@ def _raw_documents(packages: dict[str, list[Path]]) -> Iterator[RawDocument]:
 
 
 def _sentences(packages: dict[str, list[Path]], limit: int, seen: set[str]) -> tuple[tuple[str, ...], int]:
-    found: list[str] = []
+    sentences: list[str] = []
     used: set[str] = set()
     for package, docstring in _docstrings(packages):
         for sentence in filter(None, prose(docstring.text)):
-            if len(found) == limit:
-                return tuple(found), len(used)
+            if len(sentences) == limit:
+                return tuple(sentences), len(used)
             if (letters := _letters(sentence)) not in seen:
                 seen.add(letters)
                 used.add(package)
-                found.append(sentence)
-    return tuple(found), len(used)
+                sentences.append(sentence)
+    return tuple(sentences), len(used)
 
 
 def _pairs(packages: dict[str, list[Path]]) -> tuple[tuple[Pair, ...], tuple[str, ...], set[str]]:
     """The pairs, the packages they come from, and the letters of every sentence on the way to them."""
     pairs: list[Pair] = []
-    taken: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     paired: set[str] = set()
     seen: set[str] = set()
     for package, docstring in _docstrings(packages):
         sentences = prose(docstring.text)
         seen.update(map(_letters, filter(None, sentences)))
         first, second = [*sentences, None, None][:2]
-        if first is None or second is None or taken[package] == _PAIRS_PER_PACKAGE:
+        if first is None or second is None or counts[package] == _PAIRS_PER_PACKAGE:
             continue
         both = {_letters(first), _letters(second)}
         if len(both) == 2 and not both & paired:
             paired |= both
-            taken[package] += 1
+            counts[package] += 1
             pairs.append((first, second))
         if len(pairs) == _MOST_PAIRS:
             break
-    return tuple(pairs), tuple(sorted(taken)), seen
+    return tuple(pairs), tuple(sorted(counts)), seen
 
 
 def _docstrings(packages: dict[str, list[Path]]) -> Iterator[tuple[str, _Docstring]]:
@@ -350,14 +350,14 @@ def _key(limit: int, roots: Sequence[Path]) -> str:
 
 def _cached(cache: Path | None, key: str) -> DocText | None:
     try:
-        kept = json.loads(cache.read_bytes()) if cache is not None else {}
-        if kept["key"] != key:
+        cached = json.loads(cache.read_bytes()) if cache is not None else {}
+        if cached["key"] != key:
             return None
         return DocText(
-            sentences=tuple(kept["sentences"]),
-            pairs=tuple((first, second) for first, second in kept["pairs"]),
-            packages=kept["packages"],
-            held_out=tuple(kept["held_out"]),
+            sentences=tuple(cached["sentences"]),
+            pairs=tuple((first, second) for first, second in cached["pairs"]),
+            packages=cached["packages"],
+            held_out=tuple(cached["held_out"]),
         )
     except (OSError, ValueError, KeyError, TypeError):  # absent, or not what we wrote
         return None

@@ -65,7 +65,7 @@ class DocumentCounts:
     tables: int = 0
     """tables were removed."""
     repeated_sentences: int = 0
-    """sentences were removed that stand in more than 1% of the documents; the first document keeps each."""
+    """sentences were removed that more than 1% of the documents have; the first document keeps each."""
     only_repeated: int = 0
     """documents were dropped because they held nothing but such sentences."""
 

@@ -42,23 +42,23 @@ class RawDocument(NamedTuple):
     group: str = ""
 
 
-def find_documents(given: Sequence[str | Path | TextFile], counts: Counter[str]) -> list[Source]:
+def find_documents(paths: Sequence[str | Path | TextFile], counts: Counter[str]) -> list[Source]:
     """The sources that the user named, and those below folders that can be read; the others are counted."""
-    found: dict[Source, None] = {}
-    for each in given:
+    sources: dict[Source, None] = {}
+    for each in paths:
         if str(each) == "":  # an unset variable of a shell; as a path it would be the current folder
             raise UserError("sources", "names of files or folders", "an empty name", "name one; . is this folder")
         if isinstance(each, TextFile):
-            found[each] = None
+            sources[each] = None
         elif several := _several(Path(each).expanduser()):
-            found |= dict.fromkeys(source for path in several for source in _readable(path, counts))
+            sources |= dict.fromkeys(source for path in several for source in _readable(path, counts))
         else:
-            found |= dict.fromkeys(_named(each))
-    if not found:
-        rule = "files that hold text" if given else "at least one file, folder, glob or Hub dataset"
+            sources |= dict.fromkeys(_named(each))
+    if not sources:
+        rule = "files that hold text" if paths else "at least one file, folder, glob or Hub dataset"
         got = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in counts.items() if number) or "none"
         raise UserError("sources", rule, got, f"name files that end in {', '.join(_FORMATS)}")
-    return list(found)
+    return list(sources)
 
 
 def _named(each: str | Path) -> Iterator[Source]:

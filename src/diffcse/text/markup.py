@@ -85,9 +85,9 @@ def _add_words(prose: Prose, words: str, heading: str) -> None:
 
 
 def _inline(token: Token) -> str:
-    kept = {"text", "code_inline", "text_special"}
+    inline = {"text", "code_inline", "text_special"}
     breaks = {"softbreak", "hardbreak"}
-    return "".join(t.content if t.type in kept else " " if t.type in breaks else "" for t in token.children or ())
+    return "".join(t.content if t.type in inline else " " if t.type in breaks else "" for t in token.children or ())
 
 
 # HTML

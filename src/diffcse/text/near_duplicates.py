@@ -31,13 +31,13 @@ def distinct(items: Iterable[tuple[_Item, str]], threshold: float) -> Iterator[t
         items: anything, with its text.
         threshold: 0 to 1.
     """
-    kept = rensa.RMinHashDeduplicator(
+    deduplicator = rensa.RMinHashDeduplicator(
         threshold=threshold, num_perm=_PERMUTATIONS, use_lsh=True, num_bands=_BANDS, seed=_SEED
     )
     source, number = iter(items), 0
     while chunk := list(islice(source, _CHUNK)):
         hashes = rensa.RMinHash.from_token_sets([_shingles(text) for _, text in chunk], _PERMUTATIONS, _SEED)
-        news = kept.add_pairs([(str(number + i), value) for i, value in enumerate(hashes)])
+        news = deduplicator.add_pairs([(str(number + i), value) for i, value in enumerate(hashes)])
         number += len(chunk)
         for (item, _), new in zip(chunk, news, strict=True):
             yield item, new

@@ -1,6 +1,6 @@
 """Rows of text from files and from the Hub, one at a time, so that memory does not grow with the input.
 
-A source tells its columns before anything long is read, then gives its rows as they stand. Bytes that are not UTF-8
+A source names its columns before anything long is read, then yields its rows as they are. Bytes that are not UTF-8
 come through as lone surrogates, which no good text holds; `diffcse.text.dataset` decides what becomes of them.
 """
 
@@ -131,33 +131,33 @@ FORMATS: dict[str, type[Any]] = {
 """What the end of a file's name says about its content."""
 
 
-def find_sources(given: Sequence[str | Path], formats: Mapping[str, type[Any]] = FORMATS) -> list[Source]:
+def find_sources(paths: Sequence[str | Path], formats: Mapping[str, type[Any]] = FORMATS) -> list[Source]:
     """The files that paths and globs (in sorted order) name, each once, and Hub datasets where no file has the name.
 
     Args:
-        given: paths, globs and names of Hub datasets.
+        paths: files, globs and names of Hub datasets.
         formats: the class of source for each end of a file's name.
 
     Raises:
         UserError: for a folder, a missing file, a glob without a match, something that is not a regular file, or a
             name whose end is not one of the formats'.
     """
-    return list(dict.fromkeys(source for each in given for source in _find(each, formats)))
+    return list(dict.fromkeys(source for each in paths for source in _find(each, formats)))
 
 
-def _find(given: str | Path, formats: Mapping[str, type[Any]]) -> list[Source]:
-    path = Path(given).expanduser()
+def _find(name: str | Path, formats: Mapping[str, type[Any]]) -> list[Source]:
+    path = Path(name).expanduser()
     if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it does not raise where a folder may not be entered
-        raise UserError(str(given), "a file or a glob", "a folder", f"name its files, for example '{path / '*.txt'}'")
+        raise UserError(str(name), "a file or a glob", "a folder", f"name its files, for example '{path / '*.txt'}'")
     if os.path.exists(path):  # noqa: PTH110 - as above
         return [_file(path, formats)]
     matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob refuses absolute patterns
     if files := [Path(match) for match in matches if not Path(match).is_dir()]:
         return [_file(match, formats) for match in files]
-    hub = _HUB_NAME.fullmatch(str(given)) if isinstance(given, str) else None
+    hub = _HUB_NAME.fullmatch(str(name)) if isinstance(name, str) else None
     if hub and suffix_of(Path(hub["name"])) not in formats:
         return [HubDataset(hub["name"], hub["split"] or "train")]
-    raise UserError(str(given), "an existing file or a glob that matches one", "nothing of that name", "check the path")
+    raise UserError(str(name), "an existing file or a glob that matches one", "nothing of that name", "check the path")
 
 
 def _file(path: Path, formats: Mapping[str, type[Any]]) -> Source:

@@ -49,7 +49,7 @@ class Pipe(TextFile):
 
 @contextmanager
 def spooled(names: Sequence[str | Path]) -> Iterator[Sequence[str | Path | TextFile]]:
-    """The names, with a file in the place of standard input, for caches and whoever reads twice."""
+    """The names, with a file in place of standard input, for caches and whoever reads twice."""
     if STDIN not in names:
         yield names
         return

@@ -32,7 +32,7 @@ NUL = "\udc00"
 
 _LONGEST_JSON = 256 * 2**20
 _SEPARATORS = (",", ";", "\t", "|")
-_HEAD = 50  # rows that the separator is told from
+_HEAD = 50  # rows that the separator is guessed from
 ROWS = 256
 """Rows of a batch."""
 _END = "\udc01 end of file"
@@ -136,7 +136,7 @@ class JsonLinesFile(File):
     """A JSON object a line."""
 
     def columns(self) -> Mapping[str, bool]:
-        """The first object's keys; a null may stand for text."""
+        """The first object's keys; a null may be missing text."""
         for _, record in self._records():
             if record:
                 return {key: value is None or isinstance(value, str) for key, value in record.items()}
@@ -237,7 +237,7 @@ class ParquetFile(File):
 
 
 def _unquoted(field: str) -> str:
-    # Writers of .csv that are told to separate by tabs quote a field that holds quotes, and double those.
+    # Writers of .csv that separate by tabs quote a field that holds quotes, and double those.
     inner = field[1:-1].replace('""', "")
     quoted = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner
     return field[1:-1].replace('""', '"') if quoted else field

@@ -51,8 +51,8 @@ def averaged(model: nn.Module) -> Iterator[None]:
 def swap(model: nn.Module) -> None:
     """Exchange the encoder's weights with the average's, if there is one."""
     if model.average is not None:
-        for one, other in zip(*_pairs(model), strict=True):
-            one.data, other.data = other.data, one.data
+        for mine, other in zip(*_pairs(model), strict=True):
+            mine.data, other.data = other.data, mine.data
 
 
 def _pairs(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

@@ -118,8 +118,8 @@ class Collator:
         """The sentences of each instance, and what comes after it in the text (itself where nobody asks)."""
         rows, after = [], []
         for epoch, example, columns in examples:
-            own = columns[:-1] if self.with_next else columns
-            rows.append(views(own, self.view, uniforms(self.seed, epoch, example, 1, len(own[0]), VIEW)))
+            texts = columns[:-1] if self.with_next else columns
+            rows.append(views(texts, self.view, uniforms(self.seed, epoch, example, 1, len(texts[0]), VIEW)))
             after.append(columns[-1])
         return rows, after
 

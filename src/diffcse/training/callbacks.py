@@ -54,8 +54,8 @@ class MetricsFile(TrainerCallback):
         """Keep the lines up to the step that the run starts from."""
         if state.is_world_process_zero:
             lines = self.path.read_text().splitlines() if self.path.exists() else []
-            kept = [line for line in lines if _step_of(line) <= state.global_step and state.global_step > 0]
-            write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
+            former = [line for line in lines if _step_of(line) <= state.global_step and state.global_step > 0]
+            write_atomic(self.path, "".join(f"{line}\n" for line in former).encode())
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any

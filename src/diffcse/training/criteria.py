@@ -108,5 +108,5 @@ def uniformity(vectors: NDArray[np.float64]) -> float:
 
 def _shortened(words: list[str], rng: np.random.Generator) -> str:
     keep = rng.random(len(words)) >= _DROPPED_WORDS
-    kept = [word for word, k in zip(words, keep, strict=True) if k]
-    return " ".join(kept or words)
+    rest = [word for word, k in zip(words, keep, strict=True) if k]
+    return " ".join(rest or words)

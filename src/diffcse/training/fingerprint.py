@@ -57,8 +57,8 @@ class Fingerprint:
     def lines(self) -> list[str]:
         """A line for each field."""
         width = max(len(field.name) for field in fields(self))
-        shown = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return [f"{name.replace('_', ' '):{width}}  {'-' if value is None else value}" for name, value in shown]
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return [f"{name.replace('_', ' '):{width}}  {'-' if value is None else value}" for name, value in values]
 
 
 def fingerprint(folder: str | Path) -> Fingerprint:
