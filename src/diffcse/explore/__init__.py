@@ -1,1 +1,1 @@
-"""A page to look inside a model: `sees` and `limits` compute, `pictures` draws, `app` is the page itself."""
+"""A page to look inside a model: `edit_view` and `limits` compute, `pictures` draws, `app` is the page itself."""

@@ -6,6 +6,7 @@ and dark as the reader's system has it, and any width.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,18 +96,23 @@ def html(title: str, sections: Sequence[Section], *, intro: Sequence[str] = ()) 
         sections: its parts.
         intro: paragraphs below the title.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    template = templates(Path(__file__).parent).get_template("page.html.j2")
+    colours = {"light": _variables(SERIES), "dark": _variables(SERIES_ON_DARK)}
+    text = template.render(title=title, sections=sections, intro=intro, kind=_kind, inline=inline, **colours)
+    return text.encode() + b"\n"
+
+
+@functools.cache
+def templates(folder: Path) -> Environment:
+    """The templates of a folder; whatever text they show is escaped and can be shown."""
+    return Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_fit_to_show,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("page.html.j2")
-    colours = {"light": _variables(SERIES), "dark": _variables(SERIES_ON_DARK)}
-    text = template.render(title=title, sections=sections, intro=intro, kind=_kind, inline=inline, **colours)
-    return text.encode() + b"\n"
 
 
 def _variables(colours: Sequence[str]) -> str:
