@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import typer
@@ -18,53 +19,18 @@ app = typer.Typer(
 )
 
 
-def _register() -> None:
-    from diffcse.cli import (
-        ablate,
-        adapt,
-        cooccur,
-        data,
-        dedup,
-        demo,
-        encode,
-        evaluate,
-        explore,
-        export,
-        fingerprint,
-        index,
-        mine,
-        pretrain,
-        report,
-        reproduce,
-        search,
-        similarity,
-        sweep,
-        train,
-    )
+_VERBS = (
+    *("train", "adapt", "evaluate", "report", "data", "encode", "export", "similarity", "index", "search", "dedup"),
+    *("mine", "sweep", "ablate", "reproduce", "explore", "fingerprint", "demo", "pretrain", "cooccur"),
+)
+"""In the order of the help; each is a function of that name in the file of that name, or a group, `app`, in it."""
 
-    app.command()(train.train)
-    app.command()(adapt.adapt)
-    app.command()(evaluate.evaluate)
-    app.command()(report.report)
-    app.add_typer(data.app)
-    app.command()(encode.encode)
-    app.command()(export.export)
-    app.command()(similarity.similarity)
-    app.command()(index.index)
-    app.command()(search.search)
-    app.command()(dedup.dedup)
-    app.command()(mine.mine)
-    app.add_typer(sweep.app)
-    app.command()(ablate.ablate)
-    app.command()(reproduce.reproduce)
-    app.command()(explore.explore)
-    app.command()(fingerprint.fingerprint)
-    app.command()(demo.demo)
-    app.command()(pretrain.pretrain)
-    app.command()(cooccur.cooccur)
-
-
-_register()
+for _verb in _VERBS:
+    _module = importlib.import_module(f"diffcse.cli.{_verb}")
+    if hasattr(_module, "app"):
+        app.add_typer(_module.app)
+    else:
+        app.command()(getattr(_module, _verb))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -105,3 +106,11 @@ def notes(counts: Any) -> list[str]:
         (counts.repaired, "replaced bytes that are not UTF-8 in {:,}"),
     )
     return [note.format(number) for number, note in met if number]
+
+
+def write_results(path: Path, content: dict[str, Any]) -> None:
+    """Write what --json asks for, atomically."""
+    from diffcse import files
+
+    with files.disk_errors(f"--json {path}", "choose another place"):
+        files.write_json(path, content)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from diffcse.cli.common import DEVICE, TRUST, loader
+from diffcse.cli.common import DEVICE, TRUST, loader, write_results
 from diffcse.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def evaluate(
     comparison = side_by_side(plan, models, [embedded for _, embedded in runs]) if compare else None
     show(results, comparison, published=published, details=details)
     if json is not None:
-        write_json(json, results[0] if comparison is None else {"models": results, "comparison": comparison})
+        write_results(json, results[0] if comparison is None else {"models": results, "comparison": comparison})
     if card:
         for model, figures in zip(models, results, strict=True):
             _card().update_card(Path(model), figures)
@@ -128,7 +128,7 @@ def search_collections(models: Sequence[str], folders: Sequence[Path], options: 
         rows = compare_on(collections, encoders, lambda what: counter.name(f"searching {what}"))
     terminal.show(make_console(stderr=False), tables.retrieval_table(rows, first=models[0]))
     if json is not None:
-        write_json(json, {"retrieval": rows})
+        write_results(json, {"retrieval": rows})
 
 
 def check_models(models: Sequence[str], compare: bool) -> None:
@@ -219,14 +219,6 @@ def show(results: list[dict[str, Any]], comparison: dict[str, Any] | None, *, pu
     for result in results:
         for line in [*tables.problems(result), *tables.notes(result)]:
             say(make_console(), line)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write results atomically."""
-    from diffcse import files
-
-    with files.disk_errors(f"--json {path}", "choose another place"):
-        files.write_json(path, content)
 
 
 def _card() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from diffcse.cli.common import write_results
 from diffcse.cli.options import read_toml
 from diffcse.errors import UserError
 
 if TYPE_CHECKING:
     from diffcse.sweeps.plan import Score, Sweep
-    from diffcse.sweeps.report import Group, Paired
     from diffcse.sweeps.results import Result, Results
 
 
@@ -158,20 +159,9 @@ def show(
     tables += [sweep_report.pairs_table(compared, chosen)] if compared else []
     terminal.show(make_console(stderr=False), *tables)
     if json is not None:
-        _write_json(json, chosen, groups, compared, results)
+        settings = [{"name": group.name, **dataclasses.asdict(group)} for group in groups]
+        tests = [dataclasses.asdict(pair) for pair in compared]
+        runs = sweep_report.flat_rows(results)
+        write_results(json, {"metric": chosen, "settings": settings, "compared": tests, "runs": runs})
     if plot is not None:
         sweep_report.plot(groups, chosen, plot, published)
-
-
-def _write_json(
-    path: Path, metric: str, groups: Sequence[Group], compared: Sequence[Paired], results: Sequence[Result]
-) -> None:
-    import dataclasses
-
-    from diffcse.files import disk_errors, write_json
-    from diffcse.sweeps.report import flat_rows
-
-    rows = [{"name": group.name, **dataclasses.asdict(group)} for group in groups]
-    pairs = [dataclasses.asdict(pair) for pair in compared]
-    with disk_errors(f"--json {path}", "choose another place"):
-        write_json(path, {"metric": metric, "settings": rows, "compared": pairs, "runs": flat_rows(results)})

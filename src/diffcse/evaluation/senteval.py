@@ -171,20 +171,9 @@ def _read(source: _Source, name: str, problems: list[Problem]) -> Task:
         folder = source.root / "STS" / f"{name}-en-test"
         sizes = STS_SUBSETS[name].items()
         return Task(name=name, parts={key: _sts_subset(folder, name, key, source.rows(n)) for key, n in sizes})
-    if name == "STSBenchmark":
-
-        def stsb(split: str) -> ScoredPairs:
-            path = source.root / "STS" / "STSBenchmark" / f"sts-{split}.csv"
-            return read_sts_benchmark(path, source.rows(STSB_ROWS[split]))
-
-        return _with_splits(name, source.splits(STSB_ROWS), stsb, problems)
-    if name == "SICKRelatedness":
-
-        def sick(split: str) -> ScoredPairs:
-            file, count = SICK_FILES[split]
-            return _sick(source.root / "SICK" / file, source.rows(count))
-
-        return _with_splits(name, source.splits(SICK_FILES), sick, problems)
+    if name in _SPLIT_READERS:
+        splits, read = _SPLIT_READERS[name]
+        return _with_splits(name, source.splits(splits), lambda split: read(source, split), problems)
     return Task(name=name, parts=_TRANSFER_READERS.get(name, _two_class_parts)(source, name))
 
 
@@ -202,10 +191,30 @@ def _with_splits(name: str, splits: list[str], read: Callable[[str], Part], prob
     return Task(name=name, parts=parts, absent=tuple(split for split in splits if split not in parts))
 
 
+def _stsb(source: _Source, split: str) -> ScoredPairs:
+    path = source.root / "STS" / "STSBenchmark" / f"sts-{split}.csv"
+    return read_sts_benchmark(path, source.rows(STSB_ROWS[split]))
+
+
+def _sick(source: _Source, split: str) -> ScoredPairs:
+    name, count = SICK_FILES[split]
+    file = _File(source.root / "SICK" / name, "SICKRelatedness", "utf-8", header=True)
+    return _scored(file, source.rows(count), first=1, second=2, score=3, low=1.0)
+
+
+_SPLIT_READERS: Mapping[str, tuple[Iterable[str], Callable[[_Source, str], ScoredPairs]]] = {
+    "STSBenchmark": (STSB_ROWS, _stsb),
+    "SICKRelatedness": (SICK_FILES, _sick),
+}
+
+
 def _two_class_parts(source: _Source, name: str) -> dict[str, Part]:
-    (positive, ones), (negative, zeros) = TWO_CLASS_FILES[name]
-    folder = source.root / name
-    return {"all": _two_classes(folder / positive, source.rows(ones), folder / negative, source.rows(zeros), name)}
+    positive, negative = (
+        [_tidy(line) for line in _File(source.root / name / file, name, "latin-1").lines(source.rows(count))]
+        for file, count in TWO_CLASS_FILES[name]
+    )
+    labels = np.array([1] * len(positive) + [0] * len(negative))
+    return {"all": Labelled(texts=positive + negative, labels=labels)}
 
 
 def _sst2_parts(source: _Source, name: str) -> dict[str, Part]:
@@ -251,10 +260,6 @@ def _sts_subset(folder: Path, task: str, subset: str, rows: int | None) -> Score
     return ScoredPairs(first=first, second=second, scores=np.array(scores))
 
 
-def _sick(path: Path, rows: int | None) -> ScoredPairs:
-    return _scored(_File(path, "SICKRelatedness", "utf-8", header=True), rows, first=1, second=2, score=3, low=1.0)
-
-
 def _scored(file: _File, rows: int | None, *, first: int, second: int, score: int, low: float) -> ScoredPairs:
     table = file.table(rows, at_least=max(first, second, score) + 1)
     return ScoredPairs(
@@ -262,12 +267,6 @@ def _scored(file: _File, rows: int | None, *, first: int, second: int, score: in
         second=[_tidy(row[second]) for row in table],
         scores=np.array([file.number(row[score], i, low, 5.0) for i, row in enumerate(table, start=file.first_row)]),
     )
-
-
-def _two_classes(one: Path, ones: int | None, zero: Path, zeros: int | None, task: str) -> Labelled:
-    positive = [_tidy(line) for line in _File(one, task, "latin-1").lines(ones)]
-    negative = [_tidy(line) for line in _File(zero, task, "latin-1").lines(zeros)]
-    return Labelled(texts=positive + negative, labels=np.array([1] * len(positive) + [0] * len(negative)))
 
 
 def _sst2(path: Path, rows: int | None) -> Labelled:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +127,27 @@ def save_folder(model: SentenceTransformer, folder: Path, extra: dict[str, bytes
     Raises:
         OSError: a disk that cannot be written to.
     """
-    part = folder / f".model.{os.getpid()}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with moved_into(folder) as part:
         model.save(str(part), create_model_card=False)
         to_classic(part, model.max_seq_length)
         for name, content in extra.items():
             (part / name).write_bytes(content)
+
+
+@contextmanager
+def moved_into(folder: Path) -> Iterator[Path]:
+    """An absent folder to write files into, which then move into `folder`, each atomically.
+
+    Args:
+        folder: an existing folder.
+
+    Raises:
+        OSError: a disk that cannot be written to, in safetensors' words too.
+    """
+    part = folder / f".model.{os.getpid()}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        yield part
         move_into(part, folder)
     except SafetensorError as error:  # what it makes of a full disk
         raise OSError(str(error)) from error

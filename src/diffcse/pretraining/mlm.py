@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +33,9 @@ from transformers import (
 )
 
 from diffcse.errors import Interrupted, UserError
-from diffcse.files import json_bytes, move_into, write_json
+from diffcse.files import json_bytes
 from diffcse.method.masking import IGNORE, mask_tokens, uniforms
+from diffcse.persistence.save import moved_into
 from diffcse.pretraining.config import PretrainConfig
 from diffcse.pretraining.continued import Start, load_start, logits_at, save_start, texts_of
 from diffcse.pretraining.wordpiece import own_tokenizer, unknown_note
@@ -361,12 +361,10 @@ def evaluate(model: PreTrainedModel, data: TokenisedLines, tokenizer: Any, confi
 def save(model: PreTrainedModel, tokenizer: Any, run: RunFolder, result: HeldOut) -> None:
     """The model in half precision with its tokenizer; dropout is on again in its settings, for what comes after."""
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
-    part = run.folder / ".model.part"
-    shutil.rmtree(part, ignore_errors=True)
-    model.half().save_pretrained(part)
-    tokenizer.save_pretrained(part)
-    write_json(part / "held_out.json", dataclasses.asdict(result))
-    move_into(part, run.folder)
+    with moved_into(run.folder) as part:
+        model.half().save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        (part / "held_out.json").write_bytes(json_bytes(dataclasses.asdict(result)))
     run.mark_finished(keep_checkpoints=True)  # a later run with more tokens resumes from them
 
 
