@@ -71,10 +71,10 @@ def test_files(tmp_path, model):
 def test_a_failure_leaves_nothing_behind(tmp_path, model, monkeypatch):
     text = tiny.write_sentences(tmp_path / "text.txt", 20)
 
-    def full(descriptor):
+    def full(path):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(dedup.os, "fsync", full)
+    monkeypatch.setattr(dedup, "fsync", full)
     with pytest.raises(UserError, match=r"report must be on a disk that can be written to; got No space left"):
         dedup_file(
             str(text), tmp_path / "kept.txt", tmp_path / "report", lambda: model, threshold=0.9, settings=SETTINGS
@@ -87,8 +87,8 @@ def test_a_run_killed_between_its_two_files_is_run_again(tmp_path, model):
     other = tmp_path / "other"
     other.write_text("years of work")
 
-    def deduplicate(told):
-        return dedup_file(str(text), output, told, lambda: model, threshold=0.9, settings=SETTINGS)
+    def deduplicate(place):
+        return dedup_file(str(text), output, place, lambda: model, threshold=0.9, settings=SETTINGS)
 
     counts = deduplicate(report)
     kept = output.read_bytes()

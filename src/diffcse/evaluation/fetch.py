@@ -6,7 +6,6 @@ The archive holds the folders of the tasks (CR, MR, STS, ...); they become `FOLD
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ from diffcse.connection import hub_or_cache
 from diffcse.errors import UserError
 from diffcse.evaluation.senteval import Reading, read_tasks
 from diffcse.evaluation.tasks import ALL_TASKS
-from diffcse.files import disk_errors, exclusive
+from diffcse.files import disk_errors, exclusive, file_digest
 
 REPOSITORY, ARCHIVE = "princeton-nlp/datasets-for-simcse", "senteval.tar"
 ENDPOINT = constants.ENDPOINT
@@ -103,8 +102,7 @@ def download(name: str, by_hand: Path) -> Path:
             got = problem or " ".join(str(error).split())
             raise UserError(name, "in the cache, or on a Hub that can be reached", got, do) from error
     content = path.resolve()  # the cache names a large file by the SHA-256 that the Hub gives for it
-    with content.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    actual = file_digest(content)
     if re.fullmatch("[0-9a-f]{64}", content.name) and actual != content.name:
         content.unlink()  # or the next run would use it
         raise UserError(name, f"a file with SHA-256 {content.name}", actual, "run this again")

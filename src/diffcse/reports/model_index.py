@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from diffcse.errors import UserError
 from diffcse.evaluation.tasks import ALL_TASKS, STS_TASKS
-from diffcse.files import write_atomic
+from diffcse.files import disk_errors, write_atomic
 
 _NAMES = {"STSBenchmark": "STS-B", "SICKRelatedness": "SICK-R"}
 _MEASURES = {
@@ -48,10 +48,8 @@ def update_card(folder: Path, results: dict[str, Any]) -> None:
     others = [old for old in data.eval_results or [] if not any(_key(old) == _key(result) for result in new)]
     data.eval_results = sorted(others + new, key=_order)
     data.model_name = data.model_name or folder.resolve().name
-    try:
+    with disk_errors(f"--card {path}", "check the folder"):
         write_atomic(path, str(card).encode())
-    except OSError as error:
-        raise UserError(f"--card {path}", "a file that can be written", error.strerror, "check the folder") from error
 
 
 def eval_results(results: dict[str, Any]) -> list[EvalResult]:

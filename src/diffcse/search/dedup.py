@@ -6,7 +6,6 @@ Legend: `n` lines of a block, `N` kept lines, `H` hidden.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from diffcse.encoding.bulk import Progress, check_place
 from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.encoding.tokenise import as_sentences
 from diffcse.errors import UserError
-from diffcse.files import disk_errors, exclusive, json_line
+from diffcse.files import disk_errors, exclusive, fsync, json_line
 from diffcse.text.standard_input import STDIN
 from diffcse.text.stream import Texts, open_texts, repaired
 from diffcse.vectors import Vectors
@@ -119,7 +118,7 @@ class Kept:
 
 
 def dedup_file(
-    given: str,
+    source: str,
     output: Path,
     report: Path,
     load: Callable[[], SentenceTransformer],
@@ -133,7 +132,7 @@ def dedup_file(
     """Write the kept lines and a report of the dropped ones; both files appear at the end, whole.
 
     Args:
-        given: as for `diffcse.text.stream.open_texts`, but not standard input, whose length is not known.
+        source: as for `diffcse.text.stream.open_texts`, but not standard input, whose length is not known.
         output: one kept text a line.
         report: one JSON object a dropped text, with line numbers from 1.
         load: gives the model; called once everything else has been checked.
@@ -141,7 +140,7 @@ def dedup_file(
         settings: limits and precision; must normalize.
         column: as for `diffcse.text.stream.open_texts`.
         overwrite: replace existing files.
-        on_progress: told the lines done.
+        on_progress: called with the lines done and all.
 
     Returns:
         How many lines were kept and dropped, and what was met in them.
@@ -149,25 +148,28 @@ def dedup_file(
     Raises:
         UserError: bad input or output.
     """
-    if given == STDIN:
+    if source == STDIN:
         raise UserError("input", "a file", "standard input", "save it to a file first")
     if output == report:
-        raise UserError("--report", "another file than the output", report, "leave it out")
+        raise UserError("--report", "another file than the output", report, "remove it")
     check_place(output, overwrite=overwrite)
-    check_place(report, overwrite=overwrite or _told_there(output, report))
-    texts = open_texts(given, column=column)
+    check_place(report, overwrite=overwrite or _may_have_written(output, report))
+    texts = open_texts(source, column=column)
     total = texts.count()
     counts: Counter[str] = Counter()
-    with _published(output) as keeping, _published(report) as telling:  # the output last: once it is there, all is
+    with (
+        _published(output) as kept_file,
+        _published(report) as report_file,
+    ):  # in place last: the output
         _note(output).write_text(str(report.resolve()), encoding="utf-8")
         for text, verdict in _judged(texts, load(), threshold, settings, counts):
             if verdict.repeats is None:
                 counts["kept"] += 1
-                keeping.write(" ".join(text.split("\n")) + "\n")
+                kept_file.write(" ".join(text.split("\n")) + "\n")
             else:
                 counts["dropped"] += 1
                 row = {"line": verdict.line, "repeats": verdict.repeats, "cosine": verdict.cosine, "text": text}
-                telling.write(json_line(row) + "\n")
+                report_file.write(json_line(row) + "\n")
             on_progress(verdict.line, total)
     return DedupCounts(**counts)
 
@@ -312,34 +314,32 @@ def _nearest(block: Vectors, stored: Vectors) -> tuple[NDArray[np.int64], Vector
 
 
 def _note(output: Path) -> Path:
-    return _beside(output) / "report"
+    return _part(output) / "report"
 
 
-def _told_there(output: Path, report: Path) -> bool:
-    """Whether a run that was killed before its end may have put this very report into its place."""
+def _may_have_written(output: Path, report: Path) -> bool:
+    """Whether a run that was killed before its end may have put this very report in place."""
     return _note(output).is_file() and _note(output).read_text(encoding="utf-8") == str(report.resolve())
 
 
-def _beside(path: Path) -> Path:
+def _part(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
 @contextmanager
 def _published(path: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name when it is complete; what a kill left of it before is written over."""
-    work = _beside(path)
-    with disk_errors(f"{path}", "make room or permission and try again"):
+    """A text file that appears under its name when it is complete; what a kill left of it before is overwritten."""
+    work, do = _part(path), "make room or permission and try again"
+    with disk_errors(f"{path}", do):
         work.mkdir(exist_ok=True)
     with exclusive(work / "lock", f"{work}"):
         lines = work / "lines"
         try:
-            with lines.open("w", encoding="utf-8", newline="\n") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            lines.replace(path)
-        except OSError as error:
-            do = "make room or permission and try again"
-            raise UserError(f"{path}", "on a disk that can be written to", error.strerror or error, do) from error
+            with disk_errors(f"{path}", do):
+                with lines.open("w", encoding="utf-8", newline="\n") as file:
+                    yield file
+                fsync(lines)
+                lines.replace(path)
+                fsync(path.absolute().parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -54,8 +54,7 @@ class VectorFile:
                 content = unit(block).astype("<f4", copy=False).tobytes()
                 hasher.update(content)
                 file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        fsync(self.path)
         fsync(self.path.parent)
         return hasher.hexdigest()
 

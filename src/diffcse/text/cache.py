@@ -7,7 +7,6 @@ and renamed, so that it is complete or absent.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -30,12 +29,12 @@ _Row = TypeVar("_Row")
 
 
 def cached(cache_dir: str | Path | None, key: list[Any], write: Callable[[Path], dict[str, Any]]) -> Entry:
-    """The dataset kept under `key`, with its facts.
+    """The dataset that is stored under `key`, with its facts.
 
     Args:
         cache_dir: folder of the cache; `diffcse` in the cache of `datasets` unless given.
         key: a kind, such as "text", and then everything that the content depends on.
-        write: makes `data.arrow` in the folder that it gets and returns facts to keep with it, with its `rows`.
+        write: writes `data.arrow` into the folder that it gets and returns facts to store with it, with its `rows`.
 
     Raises:
         UserError: the cache cannot be written to.
@@ -46,7 +45,7 @@ def cached(cache_dir: str | Path | None, key: list[Any], write: Callable[[Path],
     if entry is None:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):  # of several processes that need the same, one makes it
+            with FileLock(f"{folder}.lock"):  # not `exclusive`: whoever needs the same waits for it
                 entry = _load(folder, name) or _make(folder, name, write)
         except OSError as error:
             do = "free disk space or name another cache folder"
@@ -56,12 +55,9 @@ def cached(cache_dir: str | Path | None, key: list[Any], write: Callable[[Path],
 
 def write_arrow(path: Path, schema: pa.Schema, batches: Iterable[list[Any]]) -> None:
     """Write batches, each a list of columns, as an Arrow stream."""
-    with path.open("wb") as file:
-        with pa.ipc.new_stream(file, schema) as writer:
-            for columns in batches:
-                writer.write_batch(pa.record_batch(columns, schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
+    with path.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for columns in batches:
+            writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
 def batches(rows: Iterable[_Row], size: Callable[[_Row], int]) -> Iterator[list[_Row]]:
