@@ -15,13 +15,22 @@ from diffcse.adaptation import adapt as module
 from diffcse.adaptation.adapt import AdaptResult, adapt
 from diffcse.adaptation.settings import AdaptSettings
 from diffcse.cli import app
+from diffcse.encoding.encode import Encoder
 from diffcse.errors import UserError
 from diffcse.resources import bundled
 from diffcse.text.documents import Documents, documents_of
 from diffcse.training.fingerprint import fingerprint
 from tests.killing import Killed
 
-LEARNING = AdaptSettings(encoder="bundled", steps=15, learning_rate=3e-4, batch_size=32, max_tokens=32, held_out=0.5)
+LEARNING = AdaptSettings(
+    encoder="bundled",
+    steps=15,
+    learning_rate=3e-4,
+    batch_size=32,
+    max_tokens=32,
+    held_out=0.5,
+    lexical_share=0.0,
+)
 TRADE = "patient hospital doctor nurse medicine clinic ward surgeon health care".split()
 SUBJECTS = """river boat guitar violin castle desert rocket planet cheese bread horse eagle carpet window hammer wheel
 engine forest island bridge candle mirror pencil ladder basket button jacket ticket garden market temple tunnel circus
@@ -83,6 +92,23 @@ def test_the_start_is_kept_where_nothing_was_learnt(documents: Documents, tmp_pa
     )
     assert all(torch.equal(kept[name], value) for name, value in before.items())
     assert json.loads((tmp_path / "m" / "adapt.json").read_text())["kept"] == "start"
+
+
+def test_the_lexical_map_is_a_module_that_every_tool_knows(documents: Documents, tmp_path: Path) -> None:
+    """And what it was trained for shows on documents that it never saw, in the model that was saved."""
+    result = run(documents, tmp_path / "m", steps=1, learning_rate=1e-9, lexical_share=0.3)
+    assert result.adapted and result.verdict.chosen.form.mapped
+    kinds = [module["type"] for module in json.loads((tmp_path / "m" / "modules.json").read_text())]
+    assert [kind.split(".")[-1] for kind in kinds] == ["Transformer", "Pooling", "Dense"]
+    assert kinds[-1] == "sentence_transformers.models.Dense"
+    sentences = ["river boat", "the guitar and a violin, in the ward", "castle"]
+    theirs = SentenceTransformer(str(tmp_path / "m"), device="cpu").encode(sentences)
+    assert theirs.shape == (3, 576)
+    assert torch.allclose(
+        torch.from_numpy(Encoder(tmp_path / "m").encode(sentences)), torch.from_numpy(theirs), atol=1e-5
+    )
+    report = json.loads((tmp_path / "m" / "adapt.json").read_text())
+    assert report["mapped"] and report["reporting"]["adapted"]["against_start"]["sentence"]["low"] > 0
 
 
 @pytest.mark.parametrize("where", ["_verdict", "save_folder"])

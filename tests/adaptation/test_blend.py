@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffcse.adaptation.blend import Candidate, Remembering, agreement, choose, mean_weights, shares
+from diffcse.adaptation.blend import Candidate, Form, Remembering, agreement, better, choose, mean_weights, shares
 from diffcse.adaptation.questions import KEYWORDS, SENTENCE
 from diffcse.errors import UserError
 from diffcse.evaluation.retrieval import METRICS, RetrievalScores
@@ -21,7 +21,7 @@ def difference(low, high):
 
 def candidate(share, mrr, sentence, keywords=(-0.01, 0.01)):
     return Candidate(
-        share=share,
+        form=Form(share),
         scores={SENTENCE: scores(mrr), KEYWORDS: scores(mrr)},
         against_start={SENTENCE: difference(*sentence), KEYWORDS: difference(*keywords)},
         agreement=0.9,
@@ -29,7 +29,7 @@ def candidate(share, mrr, sentence, keywords=(-0.01, 0.01)):
 
 
 START = candidate(0.0, 0.4, (0.0, 0.0))
-BROKEN = Candidate(share=1.0, scores={}, against_start={}, agreement=0.0)
+BROKEN = Candidate(form=Form(1.0), scores={}, against_start={}, agreement=0.0)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ BROKEN = Candidate(share=1.0, scores={}, against_start={}, agreement=0.0)
 )
 def test_choice(blends, share, better):
     chosen = choose([START, *blends])
-    assert (chosen.share, chosen.better) == (share, better)
+    assert (chosen.form.share, chosen.better) == (share, better)
 
 
 def test_training_that_broke_the_model_is_said():
@@ -89,3 +89,17 @@ def test_agreement_is_the_share_of_common_neighbours():
     memory = Remembering(Letters("abc"))
     assert agreement(memory, Remembering(Letters("bca")), texts, count=2) == 1.0  # the same numbers in another order
     assert agreement(memory, Remembering(Letters("c")), texts, count=1) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ({SENTENCE: difference(0.01, 0.1), KEYWORDS: difference(-0.1, 0.01)}, True),
+        ({SENTENCE: difference(-0.01, 0.1), KEYWORDS: difference(0.1, 0.2)}, False),
+        ({SENTENCE: difference(0.01, 0.1), KEYWORDS: difference(-0.1, -0.01)}, False),
+        ({}, False),
+    ],
+    ids=["beyond chance", "by chance", "worse at keywords", "not finite"],
+)
+def test_better_is_beyond_chance_at_sentences_and_not_worse_at_keywords(differences, expected):
+    assert better(differences) is expected

@@ -14,7 +14,8 @@ from rich.console import Console
 from sentence_transformers import SentenceTransformer
 
 from diffcse.adaptation import page
-from diffcse.adaptation.blend import Blends, choose, copied, shares
+from diffcse.adaptation.blend import START, Blends, Form, Measured, Remembering, choose, copied, shares
+from diffcse.adaptation.lexical_map import drawn, fit
 from diffcse.adaptation.parts import Parts, split
 from diffcse.adaptation.questions import questions
 from diffcse.adaptation.searchable import check_index, index_documents
@@ -28,7 +29,7 @@ from diffcse.evaluation.retrieval import Retrieval
 from diffcse.persistence.load import load_encoder
 from diffcse.persistence.save import own_pooler, save_folder
 from diffcse.presets import build
-from diffcse.progress import say
+from diffcse.progress import counting, say
 from diffcse.reports import terminal
 from diffcse.settings import as_names, as_path, checked
 from diffcse.text.documents import Documents, read_documents
@@ -79,7 +80,8 @@ def adapt(
     1. Read the documents (`diffcse.text.documents`) and hold some of them out.
     2. Train: two spans of a document attract each other, spans of different documents repel (view `neighbours`).
     3. Choose, on one half of the held-out documents, between the start and means of its weights and the trained ones.
-    4. Report on the other half. A model that is not better than the start there too, beyond chance, is not kept: the
+    4. Train a linear map after the pooling that brings the cosines nearer to BM25's scores (`lexical_map`).
+    5. Report on the other half. A model that is not better than the start there too, beyond chance, is not kept: the
        folder then holds the start.
 
     The same call resumes an interrupted run and ends with the same bits.
@@ -114,8 +116,8 @@ def adapt(
         trained = _trained(parts, config, run, folder, cache_dir, console)
         blends = Blends(Encoder(start, settings=EncodeSettings(max_tokens=_limit(start, settings))), copied(trained))
         verdict = _verdict(blends, parts, settings, console)
-        rows = _judged(blends, verdict.chosen.share, collections, console)
-        blends.set(verdict.chosen.share if verdict.kept else 0.0)
+        rows = _judged(blends, verdict.chosen.form, collections, console)
+        blends.set(verdict.chosen.form if verdict.kept else START)
         notes = (*documents.counts.lines(), *parts.lines())
         report = page.Report(verdict=verdict, judged=rows, settings=settings, notes=notes)
         save_folder(start, run.folder, report.files(folder))
@@ -222,37 +224,61 @@ def _limit(model: SentenceTransformer, settings: AdaptSettings) -> int:
 
 
 def _verdict(blends: Blends, parts: Parts, settings: AdaptSettings, console: Console | None) -> Verdict:
-    """Choose a blend on one half of the held-out documents, compare it with the start on the other."""
+    """Choose a form on one half of the held-out documents, compare it with the start on the other."""
 
-    def show(share: float) -> None:
-        _say(console, f"measuring {'the start' if share == 0 else f'{share:.0%} of the trained weights'}")
+    def show(form: Form) -> None:
+        _say(console, f"measuring {form.words()}")
 
     _say(console, f"choosing on {len(parts.choosing):,} held-out documents")
-    candidates, _ = blends.measure(questions(parts.choosing, settings.seed), shares(settings.most_share), show)
-    chosen = choose(candidates)
+    forms = [Form(share) for share in shares(settings.most_share)]
+    measured = blends.measure(questions(parts.choosing, settings.seed), forms, show)
+    chosen = choose(measured.candidates)
+    if settings.lexical_share:
+        base = chosen.form if chosen.better else START
+        _add_map(blends, measured, base, parts, settings, console)
+        chosen = choose(measured.candidates)
     _say(console, f"reporting on {len(parts.reporting):,} others")
-    tasks = questions(parts.reporting, settings.seed)
-    reported, memories = blends.measure(tasks, [chosen.share], show)
-    verdict = reach(candidates, chosen, reported, memories, tasks)
+    reported = blends.measure(questions(parts.reporting, settings.seed), [chosen.form], show)
+    verdict = reach(measured.candidates, chosen, reported)
     _say(console, verdict.words())
     return verdict
 
 
+def _add_map(
+    blends: Blends, measured: Measured, base: Form, parts: Parts, settings: AdaptSettings, console: Console | None
+) -> None:
+    """Measure the lexical map on top of a form too."""
+    form = replace(base, mapped=True)
+    blends.set(base)
+    with counting(console, "lexical map") as show:
+        blends.map = fit(
+            blends.encoder,
+            drawn(parts.corpus, settings.seed),
+            share=settings.lexical_share,
+            temperature=settings.temperature,
+            seed=settings.seed,
+            on_progress=show,
+        )
+    _say(console, f"measuring {form.words()}")
+    blends.set(form)
+    measured.add(form, Remembering(blends.encoder))
+
+
 def _judged(
-    blends: Blends, share: float, collections: Mapping[str, Retrieval], console: Console | None
+    blends: Blends, form: Form, collections: Mapping[str, Retrieval], console: Console | None
 ) -> tuple[Row, ...]:
-    """The start, the chosen blend, BM25 and TF-IDF on judged queries; decides nothing."""
+    """The start, the chosen form, BM25 and TF-IDF on judged queries; decides nothing."""
     if not collections:
         return ()
-    encoders = {"start": _At(blends, 0.0), "adapted": _At(blends, share)}
+    encoders = {"start": _At(blends, START), "adapted": _At(blends, form)}
     return tuple(compare_on(collections, encoders, lambda what: _say(console, f"judged: {what}")))
 
 
 class _At:
-    """The encoder with one share of the trained weights, whatever it was set to last."""
+    """The encoder in one form, whatever it was set to last."""
 
-    def __init__(self, blends: Blends, share: float) -> None:
-        self.blends, self.share = blends, share
+    def __init__(self, blends: Blends, form: Form) -> None:
+        self.blends, self.form = blends, form
 
     def encode(self, sentences: list[str]) -> Any:
         """Vectors (N, H)."""
@@ -260,12 +286,12 @@ class _At:
 
     def encode_query(self, sentences: list[str]) -> Any:
         """Vectors (N, H), with the model's prompt for queries."""
-        self.blends.set(self.share)
+        self.blends.set(self.form)
         return self.blends.encoder.encode_query(sentences)
 
     def encode_document(self, sentences: list[str]) -> Any:
         """Vectors (N, H), with the model's prompt for documents."""
-        self.blends.set(self.share)
+        self.blends.set(self.form)
         return self.blends.encoder.encode_document(sentences)
 
 

@@ -20,6 +20,7 @@ from diffcse.encoding.prompts import resolve_prompt
 from diffcse.errors import UserError
 from diffcse.evaluation.retrieval import Retrieval, RetrievalScores, score
 from diffcse.evaluation.statistics import Paired, paired
+from diffcse.persistence.save import insert_map, remove
 from diffcse.vectors import unit
 
 _SHARES = (0.125, 0.25, 0.5, 0.75)
@@ -27,18 +28,39 @@ _SHARES = (0.125, 0.25, 0.5, 0.75)
 State = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Form:
+    """A form of the model that may be kept.
+
+    Attributes:
+        share: of the trained weights, 0 (the start) to 1.
+        mapped: whether the lexical map follows the pooling.
+    """
+
+    share: float = 0.0
+    mapped: bool = False
+
+    def words(self) -> str:
+        """What it is, for tables and progress."""
+        weights = f"{100 * self.share:.3g}% of the trained weights" if self.share else "the start"
+        return weights + (" and the lexical map" if self.mapped else "")
+
+
+START = Form()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A model that may be kept.
 
     Attributes:
-        share: of the trained weights, 0 (the start) to 1.
+        form: what it is.
         scores: by kind of question; empty where the model's vectors are not finite.
         against_start: paired differences of MRR from the start, by kind.
         agreement: share of the start's ten nearest documents that are also this model's, mean over documents, 0 to 1.
     """
 
-    share: float
+    form: Form
     scores: Mapping[str, RetrievalScores]
     against_start: Mapping[str, Paired]
     agreement: float
@@ -46,9 +68,16 @@ class Candidate:
     @property
     def better(self) -> bool:
         """Beyond chance better than the start at what decides, and not worse at any other kind of question."""
-        if not self.scores:
-            return False
-        return self.against_start[SENTENCE].low > 0 and all(other.high >= 0 for other in self.against_start.values())
+        return better(self.against_start)
+
+
+def better(differences: Mapping[str, Paired]) -> bool:
+    """Whether a model is better beyond chance at what decides, and not worse at any other kind of question.
+
+    Args:
+        differences: of MRR from the start, by kind; none for a model whose vectors are not finite.
+    """
+    return bool(differences) and differences[SENTENCE].low > 0 and all(d.high >= 0 for d in differences.values())
 
 
 def shares(most: float) -> list[float]:
@@ -61,52 +90,75 @@ def shares(most: float) -> list[float]:
 
 
 class Blends:
-    """One encoder whose weights are set to any mean of a start's and trained ones.
+    """One encoder whose weights are set to any mean of a start's and trained ones, with or without a map behind it.
 
     Args:
         encoder: encodes with the start's model; its weights are changed in place.
         trained: weights of the same names and shapes.
+
+    Attributes:
+        map: the lexical map (H, H), once there is one.
     """
 
     def __init__(self, encoder: Encoder, trained: State) -> None:
         self.encoder, self.trained = encoder, trained
         self.start = copied(encoder.model)
+        self.map: Tensor | None = None
+        self._inserted: nn.Module | None = None
 
-    def set(self, share: float) -> None:
-        """Give the model the mean with this share of the trained weights; 0 is the start to the bit, 1 the trained."""
-        self.encoder.model.load_state_dict(mean_weights(self.start, self.trained, share))
+    def set(self, form: Form) -> None:
+        """Give the model this form; share 0 is the start to the bit, 1 the trained model."""
+        model = self.encoder.model
+        if self._inserted is not None:
+            remove(model, self._inserted)
+            self._inserted = None
+        model.load_state_dict(mean_weights(self.start, self.trained, form.share))
+        if form.mapped:
+            assert self.map is not None
+            self._inserted = insert_map(model, self.map)
 
     def measure(
-        self, tasks: Mapping[str, Retrieval], shares: Sequence[float], on_step: Callable[[float], None]
-    ) -> tuple[list[Candidate], dict[float, Remembering]]:
-        """The start and other shares on the same questions.
+        self, tasks: Mapping[str, Retrieval], forms: Sequence[Form], on_step: Callable[[Form], None]
+    ) -> Measured:
+        """The start and other forms on the same questions.
 
         Args:
             tasks: by kind of question; all search the same documents.
-            shares: to measure after the start.
-            on_step: called with the share that comes next.
-
-        Returns:
-            The candidates, the start first, and what each of them encoded, by share.
+            forms: to measure after the start.
+            on_step: called with the form that comes next.
         """
-        candidates: list[Candidate] = []
-        memories: dict[float, Remembering] = {}
-        for share in (0.0, *shares):
-            on_step(share)
-            self.set(share)
-            memory = memories[share] = Remembering(self.encoder)
-            scores = _scores(memory, tasks)
-            base = candidates[0].scores if candidates else scores
-            candidate = Candidate(
-                share=share,
-                scores=scores,
-                against_start={
-                    kind: paired(scores[kind].per_query["mrr"], base[kind].per_query["mrr"]) for kind in scores
-                },
-                agreement=agreement(memories[0.0], memory, tasks[SENTENCE].documents) if scores else 0.0,
-            )
-            candidates.append(candidate)
-        return candidates, memories
+        measured = Measured(tasks)
+        for form in (START, *forms):
+            on_step(form)
+            self.set(form)
+            measured.add(form, Remembering(self.encoder))
+        return measured
+
+
+class Measured:
+    """Forms of the model on the same questions, the start first.
+
+    Args:
+        tasks: by kind of question; all search the same documents.
+
+    Attributes:
+        candidates: one a form.
+        memories: what each form encoded.
+    """
+
+    def __init__(self, tasks: Mapping[str, Retrieval]) -> None:
+        self.tasks = tasks
+        self.candidates: list[Candidate] = []
+        self.memories: dict[Form, Remembering] = {}
+
+    def add(self, form: Form, memory: Remembering) -> None:
+        """Ask a form every question; `memory` runs the model as it is now."""
+        self.memories[form] = memory
+        scores = _scores(memory, self.tasks)
+        base = self.candidates[0].scores if self.candidates else scores
+        against = {kind: paired(scores[kind].per_query["mrr"], base[kind].per_query["mrr"]) for kind in scores}
+        same = agreement(self.memories[START], memory, self.tasks[SENTENCE].documents) if scores else 0.0
+        self.candidates.append(Candidate(form=form, scores=scores, against_start=against, agreement=same))
 
 
 @dataclass

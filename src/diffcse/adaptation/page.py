@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcse import __version__
-from diffcse.adaptation.blend import Candidate
+from diffcse.adaptation.blend import START, Candidate
 from diffcse.adaptation.questions import KEYWORDS, SENTENCE
 from diffcse.adaptation.settings import AdaptSettings
 from diffcse.adaptation.verdict import Hit, Search, Verdict
@@ -70,8 +70,9 @@ class Report:
         return {
             "diffcse": __version__,
             "kept": "adapted" if verdict.kept else "start",
-            "share": verdict.chosen.share,
+            **asdict(verdict.chosen.form),
             "settings": asdict(self.settings) | {"encoder": card.publishable(self.settings.encoder)},
+            "together": {kind: asdict(difference) for kind, difference in verdict.together.items()},
             "reporting": {"start": _plain(verdict.start), "adapted": _plain(verdict.adapted)}
             | {name: {kind: _figures(scores) for kind, scores in of.items()} for name, of in verdict.lexical.items()},
             "choosing": [_plain(candidate) for candidate in verdict.candidates],
@@ -105,12 +106,11 @@ class Report:
     def _choosing(self) -> Table:
         rows = []
         for candidate in self.verdict.candidates:
-            name = "start" if candidate.share == 0 else f"{candidate.share:.1%} of the trained weights"
-            chosen = candidate.share == self.verdict.chosen.share
+            name, chosen = candidate.form.words(), candidate.form == self.verdict.chosen.form
             cells = (f"{name}, chosen" if chosen else name, *_cells(candidate.scores, candidate))
             rows.append(TableRow(cells=(*cells, _one(candidate.agreement)), kind="measured" if chosen else ""))
         return Table(
-            title="Means of the start's weights and the trained ones, on the held-out documents that choose, x 100",
+            title="Forms of the model, on the held-out documents that choose, x 100",
             columns=(*_COLUMNS, "same neighbours"),
             rows=rows,
             folded=True,
@@ -149,7 +149,7 @@ def _cells(scores: Mapping[str, RetrievalScores], candidate: Candidate | None) -
     sentence, keywords = scores[SENTENCE], scores[KEYWORDS]
     mean = bootstrap(sentence.per_query["mrr"])
     against = [""] * 2
-    if candidate is not None and candidate.share:
+    if candidate is not None and candidate.form != START:
         against = [_difference(candidate.against_start[kind]) for kind in (SENTENCE, KEYWORDS)]
     interval = f"[{_one(mean.low)}, {_one(mean.high)}]"
     return _one(sentence.mrr), interval, _one(sentence.recall_at_10), against[0], _one(keywords.mrr), against[1]
@@ -182,7 +182,7 @@ def _curves(folder: Path) -> tuple[html.Figures, ...]:
 
 def _plain(candidate: Candidate) -> dict[str, Any]:
     return {
-        "share": candidate.share,
+        **asdict(candidate.form),
         "agreement": candidate.agreement,
         **{kind: _figures(scores) for kind, scores in candidate.scores.items()},
         "against_start": {kind: asdict(difference) for kind, difference in candidate.against_start.items()},

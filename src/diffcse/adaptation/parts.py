@@ -42,6 +42,7 @@ class Parts:
         choosing: decide which weights are kept.
         reporting: the final figures; nothing is decided by them but whether the start is kept.
         single: documents of one sentence, which have no two spans and are not trained on.
+        corpus: all documents that are not held out, those of one sentence too; columns key and sentences.
         shared: sentences that were taken out of training documents because a held-out document has them too.
     """
 
@@ -49,6 +50,7 @@ class Parts:
     choosing: tuple[Text, ...]
     reporting: tuple[Text, ...]
     single: int
+    corpus: Dataset
     shared: int
 
     def lines(self) -> list[str]:
@@ -93,6 +95,7 @@ def split(documents: Dataset, settings: AdaptSettings) -> Parts:
         choosing=tuple(texts[row] for row in choosing),
         reporting=tuple(texts[row] for row in reporting),
         single=len(training) - len(usable),
+        corpus=training,
         shared=shared,
     )
 

@@ -42,12 +42,21 @@ def questions(documents: Sequence[Text], seed: int) -> dict[str, Retrieval]:
 
 def _keywords(texts: list[str], seed: int) -> Retrieval:
     rng = np.random.default_rng(seed)
+    asked = [(query, row) for row, query in enumerate(keywords(texts, rng)) if query]
+    return Retrieval([query for query, _ in asked], texts, [{row: 1.0} for _, row in asked])
+
+
+def keywords(texts: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """Two to six telling words of each text, in their order; empty for a text without two different words.
+
+    Args:
+        texts: also what a word's weight is counted over.
+        rng: draws the words.
+    """
     weights = TfidfVectorizer(token_pattern=WORD, norm=None)
     weights.fit(texts)
     idf = dict(zip(weights.get_feature_names_out(), weights.idf_, strict=True))
-    drawn = [_draw(text, idf, rng) for text in texts]
-    asked = [(query, row) for row, query in enumerate(drawn) if query]
-    return Retrieval([query for query, _ in asked], texts, [{row: 1.0} for _, row in asked])
+    return [_draw(text, idf, rng) for text in texts]
 
 
 def _draw(text: str, idf: dict[str, float], rng: np.random.Generator) -> str:

@@ -43,6 +43,9 @@ class AdaptSettings(Checked):
     """Largest share of the trained weights in the mean of start and trained weights that is kept, above 0 to 1. The
     questions that choose resemble training, so they favour the trained weights; this bounds what is forgotten. One half
     is what Wortsman et al. (2022) advise where nothing else can choose."""
+    lexical_share: float = 0.1
+    """Share of BM25 in the scores that a linear map after the pooling is trained to give, 0 to 1; 0 for no map. More
+    favours documents that share words with the query over those that share its meaning."""
     held_out: float = 0.3
     """Share of the documents that are not trained on: half of them choose the weights, the other half report."""
     most_held_out: int = 600
@@ -61,6 +64,7 @@ class AdaptSettings(Checked):
         self._need("learning_rate", self.learning_rate >= 0, "at least 0", "leave it at its default")
         self._need("lambda_weight", self.lambda_weight >= 0, "at least 0", "use 0.005")
         self._need("most_share", 0 < self.most_share <= 1, "above 0 and at most 1", "use 0.5")
+        self._need("lexical_share", 0 <= self.lexical_share < 1, "at least 0 and below 1", "use 0.1")
         self._need("held_out", 0 < self.held_out < 1, "between 0 and 1", "use 0.3")
         self._need(
             "most_held_out", self.most_held_out >= 2 * LEAST_HELD_OUT, f"at least {2 * LEAST_HELD_OUT}", "use 600"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, WeightedLayerPooling
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, WeightedLayerPooling
 from sentence_transformers.util import get_device_name
 from torch import Tensor
 
@@ -103,10 +103,10 @@ def torch_forward(model: SentenceTransformer, batch: TokenBatch) -> Tensor:
 
 
 def _plain_pooler(model: SentenceTransformer) -> Pooler | None:
-    """The pooling of a model that can run without padding and only scales after it; None for others."""
+    """The pooling of a model that can run without padding, with Dense and Normalize at most after it; else None."""
     modules: list[Any] = list(model)
     pooled = len(modules) > 1 and isinstance(modules[1], Pooling)
-    if not pooled or not all(isinstance(module, Normalize) for module in modules[2:]):
+    if not pooled or not all(isinstance(module, (Dense, Normalize)) for module in modules[2:]):
         return None
     pooler = ONE_LAYER.get(str(modules[1].pooling_mode))
     return pooler if pooler and packing.supports(modules[0].model) else None

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-_OLD_NAMES = {name: f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Normalize")}
+_OLD_NAMES = {name: f"sentence_transformers.models.{name}" for name in ("Transformer", "Pooling", "Normalize", "Dense")}
 _MODES = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
@@ -42,6 +42,10 @@ def to_classic(folder: Path, max_tokens: int | None) -> None:
     _write(folder / "modules.json", modules)
     pooling = folder / modules[1]["path"] / "config.json"
     _write(pooling, _classic_pooling(_read(pooling)))
+    for module, kind in zip(modules, kinds, strict=True):
+        if kind == "Dense":
+            dense = folder / module["path"] / "config.json"
+            _write(dense, _classic_dense(_read(dense)))
     if max_tokens is not None:
         _write(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
 
@@ -61,6 +65,16 @@ def _classic_pooling(settings: dict[str, Any]) -> dict[str, Any]:
         **keys,
         "include_prompt": settings["include_prompt"],
     }
+
+
+def _classic_dense(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without the names of input and output, which versions before 5 refuse, where they are the usual ones.
+
+    >>> _classic_dense({"in_features": 8, "module_input_name": "sentence_embedding"})
+    {'in_features': 8}
+    """
+    names = ("module_input_name", "module_output_name")
+    return {key: value for key, value in settings.items() if key not in names or value != "sentence_embedding"}
 
 
 def _read(path: Path) -> Any:

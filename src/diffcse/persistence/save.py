@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer, WeightedLayerPooling
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Normalize,
+    Pooling,
+    Transformer,
+    WeightedLayerPooling,
+)
+from torch import Tensor, nn
 
 from diffcse.config import Pooler
 from diffcse.errors import UserError
@@ -99,6 +106,29 @@ def own_pooler(model: SentenceTransformer, what: str = "the model") -> Pooler:
     else:
         do = "start from the Transformer that it is built on; encode, evaluate and search take this model as it is"
     raise UserError(what, "a Transformer with cls, mean or lasttoken pooling, and Normalize at most", got, do)
+
+
+def insert_map(model: SentenceTransformer, weight: Tensor) -> nn.Module:
+    """Put a linear map after the pooling, before any Normalize.
+
+    Args:
+        model: a Transformer with its pooling, changed in place.
+        weight: shape (H, H); a vector v becomes W v.
+
+    Returns:
+        The module that was put in.
+    """
+    out, width = weight.shape
+    dense = Dense(width, out, bias=False, activation_function=None, init_weight=weight.clone())
+    place = 1 + max(number for number, module in enumerate(model) if isinstance(module, Pooling))
+    dense.to(model.device)
+    model.insert(place, dense)
+    return dense
+
+
+def remove(model: SentenceTransformer, module: nn.Module) -> None:
+    """Remove a module that `insert_map` put in."""
+    del model[next(number for number, other in enumerate(model) if other is module)]
 
 
 def layer_mean(config: Any, pooler: Pooler) -> WeightedLayerPooling:
