@@ -102,14 +102,14 @@ class ViewConfig(Checked):
     view: Literal["dropout", "repetition", "cropping", "deletion", "shuffling", "neighbours"] = "dropout"
     """What makes the second view: dropout (the same tokens; the published one), repetition of some tokens (Wu et al.,
     2022), cropping to a span, deletion of some, shuffling of some, or neighbours: the text is read as documents, and
-    the views are two spans of one document, drawn anew each epoch. Pairs keep their two texts."""
+    the views are two spans of one document, drawn again each epoch. Pairs keep their two texts."""
     view_ratio: float = 0.1
     """Share of the ordinary tokens that the view repeats (at most), cuts off, deletes or shuffles, 0 to 1."""
     span_sentences: int = 3
     """With view neighbours: the longest span (sentences); a span has one sentence to this many, cut at max_tokens."""
     span_window: int = 0
-    """With view neighbours: consecutive sentences of a document that both spans are drawn from, the window anew each
-    epoch; for long documents, whose ends say little about each other. 0: the whole document."""
+    """With view neighbours: consecutive sentences of a document that both spans are drawn from; another window each
+    epoch, for long documents, whose ends say little about each other. 0: the whole document."""
 
     def _check(self) -> None:
         self._need("view_ratio", 0 < self.view_ratio < 1, "between 0 and 1", "use 0.1 to 0.3")

@@ -113,7 +113,7 @@ def flatten(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
         for name, value in content.items():
             if owner.get(name) != section:
                 do = f"move it to [{owner[name]}]" if name in owner else "see diffcse train --help"
-                raise UserError(f"{source}: [{section}]", "a section with fields of its own", name, do)
+                raise UserError(f"{source}: [{section}]", "a section with its own fields", name, do)
             flat[name] = value
     return flat
 

@@ -43,7 +43,7 @@ def make_bar(console: Console, *, unit: Literal["rows", "bytes"] = "rows", figur
     Args:
         console: where to show it.
         unit: what is counted.
-        figures: show the task's field `figures` behind the time left.
+        figures: show the task's field `figures` after the time left.
     """
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}", markup=False),

@@ -10,7 +10,7 @@ from diffcse.explore import limits
 def test_an_empty_field_is_told(text):
     with pytest.raises(UserError, match="Query must be a sentence; got nothing; type a sentence"):
         limits.one_sentence(text, "Query")
-    with pytest.raises(UserError, match="Lines must be 2 to 5 sentences, one a line; got 0; add some"):
+    with pytest.raises(UserError, match="Lines must be 2 to 5 sentences, one per line; got 0; add some"):
         limits.several_sentences(text, "Lines", least=2, most=5)
 
 
@@ -18,7 +18,7 @@ def test_sizes_are_bounded():
     assert limits.one_sentence("a" * limits.MOST_CHARACTERS, "Query") == "a" * limits.MOST_CHARACTERS
     with pytest.raises(UserError, match="Query must be at most 1,000 characters long; got 1,001"):
         limits.one_sentence("a" * (limits.MOST_CHARACTERS + 1), "Query")
-    with pytest.raises(UserError, match="Lines must be 1 to 3 sentences, one a line; got 4; leave some out"):
+    with pytest.raises(UserError, match="Lines must be 1 to 3 sentences, one per line; got 4; leave some out"):
         limits.several_sentences("a\nb\nc\nd", "Lines", most=3)
     with pytest.raises(UserError, match="Lines must be at most 200,000 characters long; got 200,001"):
         limits.several_sentences("a" * (limits.MOST_PASTED + 1), "Lines", most=3)

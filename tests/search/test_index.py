@@ -398,7 +398,7 @@ def test_no_index_there(tmp_path, name):
 def test_an_older_versions_folder_is_refused_in_one_line(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": "diffcse-index", "version": 1}')
     with pytest.raises(
-        UserError, match="got one by an older version; make it anew in a new folder: diffcse index TEXT"
+        UserError, match="got one by an older version; index the text again into a new folder: diffcse index TEXT"
     ):
         SentenceIndex(tmp_path)
     with pytest.raises(UserError, match="got one by an older version"):

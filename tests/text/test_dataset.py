@@ -326,7 +326,7 @@ def test_a_line_of_ten_million_characters_is_cut(tmp_path: Path, cache: Path, ki
         ("t.csv", b'"a\nb\n', r"t.csv line 1 must be a well-formed row; got a quote is never closed"),
         ("t.tsv", b"", r"t.tsv must be a table with a header; got an empty file"),
         ("t.tsv", b"a\tb\nx\n", r"t.tsv line 2 must be a row of 2 columns; got 1"),
-        ("t.jsonl", b"", r"t.jsonl must be a JSON object a line; got an empty file"),
+        ("t.jsonl", b"", r"t.jsonl must be a JSON object per line; got an empty file"),
         (
             "t.jsonl",
             b'{"a": "x"}\n\n{"a": oops}\n',
@@ -349,7 +349,7 @@ def test_a_line_of_ten_million_characters_is_cut(tmp_path: Path, cache: Path, ki
         ("t.txt.zst", zstandard.compress(os.urandom(9999))[:5000], r"t.txt.zst must be a whole Zstandard file"),
         ("t.txt.zst", b"nothing of the kind", r"t.txt.zst must be a whole Zstandard file"),
         ("t.json", b"{oops", r"t.json line 1 must be a JSON object; got {oops"),
-        ("t.json", b"", r"t.json must be a JSON object a line; got an empty file"),
+        ("t.json", b"", r"t.json must be a JSON object per line; got an empty file"),
     ],
 )
 def test_a_bad_file_is_one_clear_line(tmp_path: Path, cache: Path, name: str, content: bytes, line: str) -> None:

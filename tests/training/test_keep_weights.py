@@ -205,7 +205,7 @@ def test_settings_that_make_no_sense_are_refused(change, words):
 
 
 def test_the_best_of_nothing_is_refused_before_the_first_step(place, tmp_path):
-    with pytest.raises(UserError, match="average_which must be last where nothing tells which step is best"):
+    with pytest.raises(UserError, match="average_which must be last where nothing measures which step is best"):
         trained(place, tmp_path / "m", average_checkpoints=2, average_which="best")
     assert not list((tmp_path / "m" / "checkpoints").glob("checkpoint-*"))
 

@@ -21,7 +21,7 @@ def _present(device: str | None) -> str | None:
     return device
 
 
-TEXT_FILE = "Text (a sentence a line), csv, tsv, jsonl, json or parquet, packed (gz, bz2, xz, zst) or not"
+TEXT_FILE = "Text (one sentence per line), csv, tsv, jsonl, json or parquet, packed (gz, bz2, xz, zst) or not"
 MODEL = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Folder or Hub name of the encoder. Default: the one in the package."),

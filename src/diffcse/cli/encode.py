@@ -38,7 +38,7 @@ BACKEND = Annotated[
 ]
 ENGINE = Annotated[
     Literal["local", "ray"],
-    typer.Option(help="This machine, or the workers of a Ray cluster, by default one a GPU, or one a core."),
+    typer.Option(help="This machine, or the workers of a Ray cluster, by default one per GPU, or one per core."),
 ]
 ADDRESS = Annotated[
     str | None, typer.Option(help="Address of a running Ray cluster. Default: one on this machine, for this run.")

@@ -18,7 +18,7 @@ def explore(
     ] = None,
     corpus: Annotated[
         str | None,
-        typer.Option(help="Text to search in: a sentence a line, csv, tsv, jsonl or parquet; the first 100,000 count."),
+        typer.Option(help="Text to search in: a .txt (one sentence per line) or a table; its first 100,000 sentences."),
     ] = None,
     column: COLUMN = None,
     host: Annotated[str, typer.Option(help="Address to listen at; the default is reached from this machine only.")] = (

@@ -30,7 +30,7 @@ def export(
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option(help="Text to compare on, a sentence a line (the first 1,000). Default: Python's documentation."),
+        typer.Option(help="Text to compare on, one sentence per line (first 1,000). Default: Python's documentation."),
     ] = None,
     trust_remote_code: TRUST = False,
 ) -> None:

@@ -16,7 +16,7 @@ from diffcse.settings import field_docs
 SOURCES = Annotated[
     list[str],
     typer.Argument(
-        help="Texts (a sentence a line), csv, tsv, jsonl, json or parquet files, packed (gz, bz2, xz, zst) or not; "
+        help="Texts (one sentence per line), csv, tsv, jsonl, json or parquet files, packed (gz, bz2, xz, zst) or not; "
         "globs, a Hub dataset name, or - for standard input.",
         show_default=False,
     ),
@@ -28,7 +28,7 @@ def with_fields(command: Callable[..., None], panels: dict[str, type[Any]]) -> C
 
     Args:
         command: a function with further options and `**options`; typer reads the signature that it gets here.
-        panels: title of a group of options in the help, and the settings class behind it.
+        panels: title of a group of options in the help, and its settings class.
     """
     parameters = [
         p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD

@@ -23,7 +23,7 @@ def search(
     ] = None,
     queries_file: Annotated[
         str | None,
-        typer.Option("--queries", help="File of further queries, one a line; - for standard input."),
+        typer.Option("--queries", help="File of further queries, one per line; - for standard input."),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Most rows of a query.")] = 5,
     threshold: Annotated[float, typer.Option(help="Smallest cosine similarity, -1 to 1.")] = -1.0,
@@ -37,7 +37,7 @@ def search(
     hybrid: Annotated[
         bool, typer.Option("--hybrid", help="Let a full-text search of the same words decide with the vectors.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a JSON object a query.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object per query.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Read all of the index and compare it with its digests.")
     ] = False,

@@ -10,7 +10,7 @@ import typer
 
 from diffcse.errors import UserError
 
-# typer has moved click into itself and gives this class no public name of its own; BadParameter is one of its kind.
+# typer has moved click into itself and gives this class no public name; BadParameter is a subclass of it.
 UsageError: type[Exception] = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}

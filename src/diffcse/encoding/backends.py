@@ -239,7 +239,7 @@ def as_device(name: str | torch.device | None) -> torch.device:
         raise UserError("device", "one that torch knows", name, "use cpu, cuda or cuda:0") from error
     try:
         torch.empty(0, device=device).cpu()  # there and back: `meta` holds no numbers
-    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:  # each backend has a way of its own
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:  # each backend does it its own way
         raise UserError("device", "present in this machine", name, "use cpu") from error
     return device
 

@@ -103,7 +103,7 @@ class Encoder:
     Attributes:
         model: the SentenceTransformer.
         settings: what holds unless a call says otherwise.
-        backend, folder: as given.
+        backend, folder: the arguments.
         texts, truncated, unknown: how many sentences so far, how many of them were cut at the token limit, and how
             many consisted mostly of unknown tokens.
 

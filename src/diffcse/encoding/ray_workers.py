@@ -42,7 +42,7 @@ class Cluster(Checked):
     """Run code that comes with the model."""
 
     def _check(self) -> None:
-        self._need("workers", self.workers is None or self.workers >= 1, "at least 1", "remove it for one a core")
+        self._need("workers", self.workers is None or self.workers >= 1, "at least 1", "remove it for one per core")
 
     def __call__(self, encoder: Encoder, job: Job, parts: Iterator[Part]) -> Iterator[Counts]:
         """Write the parts; gives the counts of each as it is done.
@@ -99,7 +99,7 @@ class PartWorker:
         self.settings, self.device = settings, device
 
     def encode(self, job: Job, part: Part) -> tuple[Counts, str]:
-        """A part's counts, or its error as data, because Ray gives back the text of an error and not the error."""
+        """A part's counts, or its error as data, because Ray returns the text of an error and not the error."""
         try:
             return encode_part(self.encoder, job, part), ""
         except UserError as error:

@@ -58,7 +58,7 @@ def embed(encode: Encode, sentences: Iterable[str]) -> Embedded:
         row.setdefault(sentence, len(row))
     vectors = as_array(encode(list(row)))
     if vectors.ndim != 2 or len(vectors) != len(row):
-        rule = f"an array of shape ({len(row)}, H), a vector a sentence"
+        rule = f"an array of shape ({len(row)}, H), one vector per sentence"
         raise UserError("what the encoder returns", rule, vectors.shape, "check its encode method")
     broken = int((~np.isfinite(vectors).all(axis=1)).sum())
     if broken:

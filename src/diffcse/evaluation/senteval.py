@@ -329,7 +329,7 @@ class _File:
         """The lines after the header, without their ends."""
         text = self._text()
         ways = [lines[self.header :] for lines in (text.removesuffix("\n").split("\n"), text.splitlines())]
-        # SentEval cuts some files at every mark that Unicode calls a line break; a count tells which cut was meant.
+        # SentEval cuts some files at every mark that Unicode calls a line break; the count says which cut is meant.
         lines = ways[1] if rows is not None and len(ways[0]) != rows == len(ways[1]) else ways[0]
         self.check_rows(len(lines), rows, "rows")
         return lines

@@ -76,7 +76,7 @@ class Answers:
 
         Args:
             query: what is looked for.
-            pasted: sentences to search instead of the corpus, one a line; empty for the corpus.
+            pasted: sentences to search instead of the corpus, one per line; empty for the corpus.
             top_k: how many.
         """
         query = limits.one_sentence(query, "Query")
@@ -86,7 +86,7 @@ class Answers:
 
     @or_message
     def heat_map(self, text: str | None) -> str:
-        """Similarities of all pairs of some sentences, one a line."""
+        """Similarities of all pairs of some sentences, one per line."""
         sentences = limits.several_sentences(text, "Sentences", least=2, most=limits.MOST_ON_MAP)
         return pictures.heat_map(sentences, cosine_table(sentences, self.embed))
 
@@ -125,7 +125,7 @@ def make_answers(model: str | None, embed: Embed, corpus: Corpus | None) -> Answ
     Args:
         model: folder or name of the model, None for the bundled one.
         embed: that model as a function.
-        corpus: what to search; None for a few sentences of ours.
+        corpus: what to search; None for a few examples.
     """
     chosen = corpus or make_corpus("the page's examples", list(SENTENCES), embed)
     if model is None or not Path(model).is_dir() or not has_discriminator(model):

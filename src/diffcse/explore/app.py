@@ -192,7 +192,7 @@ def _search_tab(gr: Any, page: Any, answers: Answers) -> None:
     out = gr.HTML(elem_id="hits")
     with gr.Accordion("Search in your own sentences", open=False):
         pasted = gr.Textbox(
-            label=f"Your sentences, one a line, instead of {corpus.name}",
+            label=f"Your sentences, one per line, instead of {corpus.name}",
             lines=6,
             max_lines=12,
             max_length=limits.MOST_PASTED,
@@ -211,7 +211,7 @@ def _about(answers: Answers) -> str:
 def _map_tab(gr: Any, page: Any, answers: Answers) -> None:
     text = gr.Textbox(
         value="\n".join(SENTENCES[:8]),
-        label=f"Sentences, one a line (2 to {limits.MOST_ON_MAP})",
+        label=f"Sentences, one per line (2 to {limits.MOST_ON_MAP})",
         lines=8,
         max_lines=limits.MOST_ON_MAP,
         max_length=limits.MOST_PASTED,

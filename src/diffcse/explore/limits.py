@@ -62,7 +62,7 @@ def several_sentences(text: str | None, name: str, *, least: int = 1, most: int)
         raise UserError(name, f"at most {MOST_PASTED:,} characters long", f"{len(whole):,}", "paste less")
     lines = [line for line in (" ".join(line.split()) for line in whole.splitlines()) if line]
     if not least <= len(lines) <= most:
-        rule = f"{least:,} to {most:,} sentences, one a line"
+        rule = f"{least:,} to {most:,} sentences, one per line"
         raise UserError(name, rule, f"{len(lines):,}", "add some" if len(lines) < least else "leave some out")
     for number, line in enumerate(lines, 1):
         one_sentence(line, f"{name}, sentence {number}")

@@ -160,7 +160,7 @@ def _check_kind(model: SentenceTransformer) -> None:
     known = isinstance(model[0], Transformer) and any(isinstance(module, Pooling) for module in model)
     misplaced = any(isinstance(module, WeightedLayerPooling) for module in list(model)[2:])
     if not known or misplaced:
-        rule = "a Transformer, the mean of layers or none, a Pooling, and any modules behind them"
+        rule = "a Transformer, the mean of layers or none, a Pooling, and any modules after them"
         raise UserError("the model", rule, ", ".join(kinds), "export it with the tool that wrote it")
 
 

@@ -116,7 +116,7 @@ class _Attention(torch.autograd.Function):
         out, weights, heads = query.new_empty(query.shape), query.new_empty(stays.shape), query.shape[1]
         for block in blocks:
             q, k, v = block.queries(query), block.tokens(key), block.tokens(value)
-            # With beta 0 the first argument is not read, so the scale costs no pass of its own.
+            # With beta 0 the first argument is not read, so the scale costs no extra pass.
             scores = torch.baddbmm(q.new_empty(1), q, k.transpose(1, 2), beta=0, alpha=scale)
             weight = block.weights(weights, heads)
             torch.softmax(scores, -1, out=weight)

@@ -72,7 +72,7 @@ class _Thinned(torch.autograd.Function):
 
 
 def quicken(model: nn.Module) -> None:
-    """Put `Dropout` in the place of every `nn.Dropout` inside the model; names, modes and weights stay."""
+    """Replace every `nn.Dropout` inside the model by `Dropout`; names, modes and weights stay."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:

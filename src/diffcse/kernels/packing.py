@@ -291,7 +291,7 @@ def _built_like_bert(backbone: PreTrainedModel) -> bool:
 def _attend_from_first(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, dropout: float, scale: float
 ) -> Tensor:
-    """N queries (N, A, D), one a sentence in the batch's order, attend to keys and values (T, A, D): (N, A, D)."""
+    """N queries (N, A, D), one per sentence in the batch's order, attend to keys and values (T, A, D): (N, A, D)."""
     queries = query[layout.order]
     if layout.segments is not None and varlen.suits(query, None):
         return varlen.attend(queries, key, value, layout.segments[1], dropout=dropout, scale=scale)[layout.rank]

@@ -50,7 +50,7 @@ class Draft:
         input_ids: what the generator reads.
         original: the token of x at each place, or `NOTHING`.
         chosen: True where the generator fills in a token.
-        draws: uniform numbers in [0, 1), one a token, for sampling from the generator.
+        draws: uniform numbers in [0, 1), one per token, for sampling from the generator.
     """
 
     input_ids: NDArray[np.int64]
@@ -87,7 +87,7 @@ class Replacement:
 
 @dataclass(frozen=True, kw_only=True)
 class Insertion:
-    """[MASK] is put after some tokens, to be filled in; the task is to tell the inserted tokens (section 5.3)."""
+    """[MASK] is put after some tokens, to be filled in; the task is to detect the inserted tokens (section 5.3)."""
 
     ratio: float
     words: Words
@@ -105,7 +105,7 @@ class Insertion:
 
 @dataclass(frozen=True, kw_only=True)
 class Deletion:
-    """Some tokens are removed; the task is to tell before which tokens one is missing (section 5.3)."""
+    """Some tokens are removed; the task is to detect before which tokens one is missing (section 5.3)."""
 
     ratio: float
     words: Words
@@ -168,7 +168,7 @@ class EditedBatch:
 class MlmEdit(nn.Module):
     """x'' = the generator's reading of the drafts (Chuang et al., 2022, section 3).
 
-    Each field of `EditConfig` that differs between the reference code and the paper is a branch of its own here.
+    Each field of `EditConfig` that differs between the reference code and the paper is a separate branch here.
 
     Args:
         mlm: any `AutoModelForMaskedLM` with the encoder's vocabulary; None fills nothing in, so that x'' = x'.

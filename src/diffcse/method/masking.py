@@ -3,7 +3,7 @@
 Legend: `L` tokens of one sentence.
 
 A masked sentence does not change with the batch it is in, with the number of data workers or with the world size,
-because each (example, view) has a random stream of its own, addressed by a counter (Philox; Salmon et al., 2011)
+because each (example, view) has its own random stream, addressed by a counter (Philox; Salmon et al., 2011)
 instead of drawn from a generator that everybody shares.
 """
 

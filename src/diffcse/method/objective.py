@@ -7,7 +7,7 @@ with some tokens masked, x', into x''. A discriminator D reads x'' and h and say
     rtd      = -sum_l log p( [x''_l = x_l] | D(x'', h) )                     equation 3, `replaced_token_detection`
     loss     = contrast + lambda * rtd                                       equation 4, `total`
 
-Through rtd the encoder learns to put into h what x said: nothing else tells D which tokens of x'' are new.
+Through rtd the encoder learns to put into h what x said: D cannot know otherwise which tokens of x'' are new.
 
 Legend: `B` instances, `C` candidates (B, or 2B with hard negatives), `H` hidden, `N` rows of the discriminator, `L`
 tokens of the padded batch.

@@ -1,7 +1,7 @@
 """A sentence inside a prompt, whose [MASK] then stands for the sentence (PromptBERT; Jiang et al., 2022, section 4).
 
 The prompt's words become a part of the tokenizer, as [CLS] is, and pooling takes the last token. So a saved folder
-needs no code of ours: every tool that reads `tokenizer.json` and knows last-token pooling gives the same vectors.
+needs no code of this package: a tool that reads `tokenizer.json` and knows last-token pooling gives the same vectors.
 
 Legend: `L` tokens of a sentence in its prompt.
 """
@@ -70,7 +70,7 @@ class Prompt:
 
     Attributes:
         before: tokens before the sentence, [CLS] included.
-        after: tokens behind it.
+        after: tokens after it.
     """
 
     before: int

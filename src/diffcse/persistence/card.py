@@ -71,7 +71,7 @@ def model_card(config: Config, kept: Kept | None, metrics: list[dict[str, Any]])
 
 
 def _is_local(name: str) -> bool:
-    """Whether a model's name is a place on this machine, which means nothing to others and may tell a user's name."""
+    """Whether a model's name is a place on this machine, which means nothing to others and may reveal a user's name."""
     path = Path(name).expanduser()
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or path.exists()
 

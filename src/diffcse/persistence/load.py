@@ -151,7 +151,7 @@ def model_errors(name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # readers of damaged files raise whatever they stumble over
-        do = "check that the folder holds config.json, a tokenizer and whole weights"
+        do = "check that the folder holds config.json, a tokenizer and complete weights"
         if "trust_remote_code" in str(error):
             do = "read the code that comes with it, then set trust_remote_code"
         elif "peft" in str(error).lower():

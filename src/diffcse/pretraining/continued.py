@@ -1,4 +1,4 @@
-"""Continued masked language modelling: an encoder that people have learns the words of their own text.
+"""Continued masked language modelling: an existing encoder learns the words of your text.
 
 The result is the same encoder (its pooling, Normalize and prompts) and a masked language model in one folder, so it
 serves as a start and, with its own vocabulary, as the generator that DiffCSE's edits need.

@@ -42,7 +42,7 @@ def is_measured(group: Group, results: Sequence[Results]) -> bool:
 
 
 def group_table(group: Group, results: Sequence[Results], *, published: bool = False) -> Table:
-    """The paper's table of a group, a row a model.
+    """The paper's table of a group, one row per model.
 
     Args:
         group: which table.
@@ -101,7 +101,7 @@ def detail_table(result: Results) -> Table:
 
 
 def own_pairs_table(results: Sequence[Results]) -> Table:
-    """Labelled pairs that the user gave, a row a model."""
+    """Labelled pairs that the user gave, one row per model."""
     rows = []
     for result in results:
         pairs = result["pairs"]
@@ -116,7 +116,7 @@ def own_pairs_table(results: Sequence[Results]) -> Table:
 
 
 def analyses_table(results: Sequence[Results]) -> Table:
-    """Alignment, uniformity and recall on STSBenchmark, a row a model."""
+    """Alignment, uniformity and recall on STSBenchmark, one row per model."""
     rows = []
     for result in results:
         analyses = result["analyses"]

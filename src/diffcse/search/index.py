@@ -2,8 +2,8 @@
 
 Legend: `N` indexed rows, `Q` queries, `K` neighbours, `H` numbers of a vector.
 
-A change first writes its vectors behind those that are there and then commits its rows; whatever a kill or a power cut
-leaves behind the committed vectors is written over by the next change. Up to `nearest.EXACT_LIMIT` rows, or rows that
+A change first writes its vectors after the existing ones and then commits its rows; whatever a kill or a power cut
+leaves after the committed vectors is overwritten by the next change. Up to `nearest.EXACT_LIMIT` rows, or rows that
 meet the condition, a search compares with every vector; above, codes find candidates that are compared exactly.
 """
 
@@ -31,7 +31,7 @@ Blocks = Iterable[tuple[Sequence[Row], Vectors]]
 LOCK, BUILDING = ".lock", "building"
 
 _TAIL = 2_000
-"""Most vectors behind the codes; every search compares with them."""
+"""Most vectors that are not coded yet; every search compares with them."""
 
 _TRIALS, _NEAREST, _RECALL = 100, 10, 0.99
 _CANDIDATES = (100, 200, 400, 800, 1_600, 3_200)
@@ -275,7 +275,7 @@ class SentenceIndex:
     def _approximate(
         self, codes: Codes, query: Vectors, top_k: int, mask: NDArray[np.bool_] | None, count: int
     ) -> tuple[Vectors, Ids]:
-        """Candidates by their codes, and what lies behind the codes, compared exactly."""
+        """Candidates by their codes, and the vectors that are not coded yet, compared exactly."""
         least = max(self.facts.candidates, 4 * top_k)
         asked = least * codes.count // count if mask is not None else least
         while True:
@@ -322,7 +322,7 @@ class SentenceIndex:
 
 
 def check_new(folder: Path) -> None:
-    """Refuse a folder that holds an index or anything that is none of ours."""
+    """Refuse a folder that holds an index or foreign files."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"index {folder}", "a new or empty folder", "a file", "choose another name")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()

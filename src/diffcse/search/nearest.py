@@ -59,7 +59,7 @@ class VectorFile:
         return hasher.hexdigest()
 
     def cut(self, count: int) -> None:
-        """Give back the room of the vectors behind the first `count`, as far as the disk lets us."""
+        """Free the room of the vectors after the first `count`, if the disk allows it."""
         with suppress(OSError):
             os.truncate(self.path, count * self._size)
 
@@ -144,7 +144,7 @@ class Codes:
 
     @classmethod
     def grown(cls, folder: Path, file: VectorFile, before: int, count: int) -> Codes:
-        """Code the vectors up to `count`, from scratch or behind those that are coded, and write them durably."""
+        """Code the vectors up to `count`, from scratch or after those that are coded, and write them durably."""
         index = cls.read(folder, before).faiss if before else _trained(file, count)
         for block in file.blocks(before, count):
             index.add(block)

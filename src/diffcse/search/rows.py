@@ -97,7 +97,7 @@ class Rows:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if (folder / "manifest.json").is_file() and not (folder / NAME).is_file():
-            got, do = "one by an older version", "make it anew in a new folder: diffcse index TEXT -o FOLDER"
+            got, do = "one by an older version", "index the text again into a new folder: diffcse index TEXT -o FOLDER"
             raise UserError(f"index {folder}", "one by this version of diffcse", got, do)
         if not (folder / NAME).is_file():
             do = "name a folder that diffcse index has made"
@@ -135,7 +135,7 @@ class Rows:
                 return Facts(**content)
         except (sqlite3.DatabaseError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise damaged(self.folder, f"{NAME} that cannot be read ({error})") from error
-        do = "update diffcse, or make the index anew"
+        do = "update diffcse, or index the text again"
         raise UserError(f"index {self.folder}", f"of version {_VERSION}", version, do)
 
     def close(self) -> None:
@@ -273,7 +273,7 @@ class Changes:
         self.rows, self.facts = rows, rows.facts
 
     def insert(self, rows: Iterable[Row]) -> int:
-        """Add rows behind the others; gives their number."""
+        """Add rows after the others; returns their number."""
         start = self.facts.positions
         for names, group in itertools.groupby(rows, key=lambda row: tuple(row.columns)):
             self._insert(names, list(group))
@@ -326,7 +326,7 @@ class Changes:
 
 def damaged(folder: Path, got: Any) -> UserError:
     """The error of an index folder with a fault in it."""
-    return UserError(f"index {folder}", "undamaged", got, "make it anew with diffcse index, or restore the folder")
+    return UserError(f"index {folder}", "undamaged", got, "index the text again, or restore the folder")
 
 
 def _connect(folder: Path) -> sqlite3.Connection:

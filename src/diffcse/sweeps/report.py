@@ -186,7 +186,7 @@ def groups_table(settings: Sequence[Group], metric: str, published: Mapping[str,
     Args:
         settings: the rows, from `groups`.
         metric: what they are compared by.
-        published: published scores (x 100) by setting, in a column of their own.
+        published: published scores (x 100) by setting, in a separate column.
     """
     scale = _scale(metric)
     rows = []

@@ -89,7 +89,7 @@ def reproduce(preset: str, output: Path, settings: ReproduceSettings, *, console
         console: where progress is shown.
 
     Returns:
-        The table: the published row, a row a seed, their mean and spread.
+        The table: the published row, one row per seed, their mean and spread.
 
     Raises:
         UserError: bad input, before anything is fetched; or no Hub, with what to bring from it and where to put it.
@@ -292,7 +292,7 @@ def evaluated(folder: Path, plan: suite.Plan, path: Path, console: Console) -> R
 
 
 def table(published: PublishedRow, results: Sequence[Results], *, notes: Sequence[str], dry_run: bool) -> Table:
-    """The published row, a row a seed, and of several their mean and spread.
+    """The published row, one row per seed, and of several their mean and spread.
 
     Args:
         published: of the paper.

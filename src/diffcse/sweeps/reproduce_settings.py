@@ -23,15 +23,15 @@ class ReproduceSettings(Checked):
     seeds: int = 1
     """Training runs, with seeds from 42; the published row is one run."""
     text: Path | None = None
-    """Text to train on, a sentence a line. Left out: the published million sentences, from the Hub."""
+    """Text to train on, one sentence per line. Default: the published million sentences, from the Hub."""
     senteval: Path | None = None
-    """Folder in SentEval's layout. Left out: the data are fetched into the output folder."""
+    """Folder in SentEval's layout. Default: the data are fetched into the output folder."""
     encoder: str | None = None
-    """Folder of the encoder. Left out: the preset's, from the Hub."""
+    """Folder of the encoder. Default: the preset's, from the Hub."""
     generator: str | None = None
-    """Folder of the generator. Left out: the preset's, from the Hub."""
+    """Folder of the generator. Default: the preset's, from the Hub."""
     dry_run: bool = False
-    """Go the whole way without a network, in minutes: the bundled models, a few steps, and a small text where none is
+    """Run every step without a network, in minutes: the bundled models, a few steps, and a small text where none is
     given. Its figures are no reproduction."""
 
     def _check(self) -> None:

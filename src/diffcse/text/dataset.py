@@ -73,8 +73,8 @@ def read_texts(
 ) -> tuple[datasets.Dataset, ReadReport]:
     """Sentences, pairs or triplets as a memory-mapped dataset with the columns `text0` (, `text1`, `text2`).
 
-    A .txt holds a sentence a line. A .csv, .tsv, .jsonl or .parquet holds one to three columns of text; any of these
-    may be gzipped. Rows with a blank column or with bytes that are not UTF-8 are dropped and counted.
+    A .txt holds one sentence per line. A .csv, .tsv, .jsonl or .parquet holds one to three columns of text; any of
+    these may be packed. Rows with a blank column or with bytes that are not UTF-8 are dropped and counted.
 
     Args:
         sources: paths, globs, `-` for plain text on standard input, or where no file has that name, a Hub dataset

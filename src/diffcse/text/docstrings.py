@@ -136,7 +136,7 @@ def docstring_documents(
 ) -> Documents:
     """Each docstring as a document: its plain sentences, the qualified name as title, the package as `group`.
 
-    A package has many texts about the same things, so packages are held out of training whole.
+    A package has many texts about the same things, so whole packages are held out of training.
 
     Args:
         limit: most docstrings that are read; packages take turns, so that large ones do not crowd out small ones.

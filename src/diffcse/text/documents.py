@@ -39,9 +39,9 @@ class DocumentCounts:
     files: int = 0
     """files, or Hub datasets, were read."""
     by_paragraph: int = 0
-    """of the .txt files hold a document a paragraph (blank lines between them)."""
+    """of the .txt files hold one document per paragraph (blank lines between them)."""
     by_line: int = 0
-    """of the .txt files hold a document a line (no blank lines in them)."""
+    """of the .txt files hold one document per line (no blank lines in them)."""
     hidden: int = 0
     """hidden files and folders (a name that begins with a dot) were skipped."""
     binary: int = 0
@@ -85,8 +85,8 @@ class Documents:
     """Documents, memory-mapped.
 
     Attributes:
-        dataset: a row a document: `key`, a digest of its sentences but for case and white space; `title`, which may be
-            empty and is not among the sentences; `sentences`; `origin`, such as `file.md:12`. Documentation of
+        dataset: one row per document: `key`, a digest of its sentences but for case and white space; `title`, which
+            may be empty and is not among the sentences; `sentences`; `origin`, such as `file.md:12`. Documentation of
             packages has `group`, too.
         counts: what was read and dropped.
     """
@@ -119,8 +119,8 @@ def read_documents(
     """Documents of files, in the order of their names, whatever order the disk gives.
 
     A .md, .rst or .html file is a document. So is a .txt file among others, unless it is longer than a million
-    characters; a .txt file alone (or a long one) holds a document a paragraph, with blank lines between them, or
-    without any blank line a document a line. A row of a .csv, .tsv, .jsonl, .json or .parquet file is a document;
+    characters; a .txt file alone (or a long one) holds one document per paragraph, with blank lines between them, or
+    without any blank line one document per line. A row of a .csv, .tsv, .jsonl, .json or .parquet file is a document;
     its column `title`, if there is one, is the title. All may be packed.
 
     Args:

@@ -145,7 +145,7 @@ def raw_documents(
         sources: from `find_documents`.
         columns: of each, from `document_columns`.
         unit: what is a document in a .txt file.
-        counts: how many .txt files hold a document a paragraph or a line.
+        counts: how many .txt files hold one document per paragraph or line.
     """
     for source, names in zip(sources, columns, strict=True):
         if names:

@@ -188,7 +188,7 @@ codecs.register_error("diffcse-damaged", _damaged)
 
 
 class _Zstandard(io.RawIOBase):
-    """Zstandard frames, one after the other; unlike the library's own stream, it does not take a cut file for whole."""
+    """Zstandard frames, one after the other; unlike the library's own stream, it does not accept a truncated file."""
 
     def __init__(self, file: BinaryIO) -> None:
         try:

@@ -61,7 +61,7 @@ class Source(Protocol):
 
 
 class TextFile(File):
-    r"""A sentence a line; only \n and \r\n end a line."""
+    r"""one sentence per line; only \n and \r\n end a line."""
 
     def _opened(self) -> AbstractContextManager[BinaryIO]:
         return opened(self.path)

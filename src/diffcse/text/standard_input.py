@@ -22,7 +22,7 @@ STDIN = "-"
 class Pipe(TextFile):
     """Plain text that can be read only once.
 
-    What is left of descriptor 0 is read, under its number: `/dev/stdin` would begin a file anew, with the lines that
+    What is left of descriptor 0 is read, under its number: `/dev/stdin` would start a file again, with the lines that
     somebody has already read, and cannot be opened where standard input is a socket.
     """
 

@@ -1,4 +1,4 @@
-"""The texts of a file, one a line or a row, for verbs that read once."""
+"""The texts of a file, one per line or row, for verbs that read once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """The texts of a file, one a line or a row, each time it is iterated.
+    """The texts of a file, one per line or row, each time it is iterated.
 
     Attributes:
         name: as the user knows it.

@@ -133,14 +133,14 @@ class TsvFile(CsvFile):
 
 
 class JsonLinesFile(File):
-    """A JSON object a line."""
+    """A JSON object per line."""
 
     def columns(self) -> Mapping[str, bool]:
         """The first object's keys; a null may be missing text."""
         for _, record in self._records():
             if record:
                 return {key: value is None or isinstance(value, str) for key, value in record.items()}
-        raise UserError(self.name, "a JSON object a line", "an empty file", "write at least two objects")
+        raise UserError(self.name, "a JSON object per line", "an empty file", "write at least two objects")
 
     def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
         """The values of `columns`; None where a key is missing."""

@@ -126,7 +126,7 @@ class Collator:
     def _drafts(
         self, epoch: int, example: int, row: Sequence[NDArray[np.int64]], following: NDArray[np.int64]
     ) -> list[Draft]:
-        """One of each view for each text that is edited, every one with numbers of its own."""
+        """One of each view for each text that is edited, each with its own random numbers."""
         assert self.edits is not None
         texts: dict[str, list[tuple[int, Sequence[NDArray[np.int64]]]]] = {
             "same": [(EDIT, row)],

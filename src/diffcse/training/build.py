@@ -110,7 +110,7 @@ def trainer_arguments(folder: Path, config: Config, examples: int) -> TrainingAr
         report_to=logger_names(settings.report_to),
         seed=settings.seed,
         ddp_find_unused_parameters=False,
-        # Unless it is told so, Accelerate runs torchrun's CPU processes side by side and never connects them.
+        # By default, Accelerate runs torchrun's CPU processes independently and never connects them.
         use_cpu=on_cpu,
         disable_tqdm=True,
     )

@@ -53,7 +53,7 @@ def choose_criterion(config: TrainingConfig, labelled: Criterion | None, sentenc
     best_of = config.average_checkpoints and config.average_which == "best"
     if config.select_by == "auto" and labelled is None and best_of:
         do = "use select_by label-free, or add --senteval FOLDER"
-        raise UserError("average_which", "last where nothing tells which step is best", "best", do)
+        raise UserError("average_which", "last where nothing measures which step is best", "best", do)
     return None if config.select_by == "last" else labelled
 
 

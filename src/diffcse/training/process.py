@@ -45,5 +45,5 @@ def own_process(seed: int) -> Iterator[None]:
 
 
 def flushes_denormals() -> bool:
-    """Whether this thread takes numbers too small for the normal form for 0; torch sets it and does not tell."""
+    """Whether this thread takes numbers too small for the normal form for 0; torch only sets it."""
     return bool(torch.tensor([1e-310], dtype=torch.float64).mul(1.0).item() == 0)

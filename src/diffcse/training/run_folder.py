@@ -173,7 +173,7 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn a disk that fills up or goes read-only on the way into one line; the last checkpoint stays whole."""
+        """Turn a disk that fills up or goes read-only on the way into one line; the last checkpoint stays complete."""
         do = "make room, then give the same command: it resumes from the last checkpoint"
         with disk_errors(f"output {self.folder}", do):
             yield
@@ -185,7 +185,7 @@ class RunFolder:
         write_atomic(place / "model.safetensors", save({name: value.contiguous() for name, value in state.items()}))
 
     def mark_finished(self, *, keep_checkpoints: bool = False) -> None:
-        """Say that the model is whole, then drop what only an interrupted run needs."""
+        """Say that the model is complete, then drop what only an interrupted run needs."""
         write_json(self.folder / _RUN, {**self.about, "finished": True})
         if not keep_checkpoints:
             shutil.rmtree(self.checkpoints, ignore_errors=True)

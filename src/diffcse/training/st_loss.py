@@ -55,7 +55,7 @@ class DiffCSELoss(nn.Module):
 
     Args:
         model: a Transformer with cls, mean or lasttoken pooling (or the mean of layers that `diffcse train` saves),
-            nothing behind it but Normalize.
+            nothing after it but Normalize.
         config: as `diffcse.build` makes it; None for the published settings of bert-sts. Encoder, pooler and length
             limit are the model's. Of the section `training` only `seed`, `padding_free`, `rows_at_once` and
             `gradient_checkpointing` count: the rest is the trainer's.

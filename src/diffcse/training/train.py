@@ -99,7 +99,7 @@ def train(
         model = build_model(networks, config)
         run.check_space(model, config.training.average_checkpoints)
         chosen = choose_criterion(config.training, criterion, first_sentences(rows))
-        run.claim(rows)  # last, so that a refused command leaves nothing behind
+        run.claim(rows)  # last, so that a refused command leaves no files
         trainer = build_trainer(model, dataset, networks.tokenizer, run, config, callbacks, console)
         keep = keep_weights(chosen, networks, trainer, run, config)
         with run.writing():

@@ -28,7 +28,7 @@ COMPLETE = "complete.json"
 class EpochOrder(Sampler[tuple[int, int]]):
     """Yields (epoch, example) pairs in an order that is a function of (seed, epoch).
 
-    The epoch travels with the example, so a data worker needs no state of its own to know it.
+    The epoch travels with the example, so a data worker needs no state to know it.
 
     Args:
         size: number of examples.
@@ -51,7 +51,7 @@ class EpochOrder(Sampler[tuple[int, int]]):
 
 
 class SafeTrainer(Trainer):
-    """`transformers.Trainer` whose checkpoints are whole, whose resume is exact and which stops on bad numbers.
+    """`transformers.Trainer` whose checkpoints are complete, whose resume is exact and which stops on bad numbers.
 
     Args:
         model: module whose forward returns a mapping with `loss` and any number of scalar tensors next to it.
@@ -103,7 +103,7 @@ class SafeTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's optimiser; what has a learning rate of its own goes into groups of its own."""
+        """The Trainer's optimiser; what has its own learning rate goes into its own groups."""
         if self.optimizer is not None:
             return self.optimizer
         optimizer = super().create_optimizer(model)
@@ -160,7 +160,7 @@ class SafeTrainer(Trainer):
 
 
 def untied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same values, with memory of its own for each name: safetensors refuses a table under two names (T5)."""
+    """The same values, with separate memory for each name: safetensors refuses a table under two names (T5)."""
     seen: set[int] = set()
     for name, value in state.items():
         if value.numel() and value.data_ptr() in seen:
