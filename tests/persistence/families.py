@@ -235,9 +235,9 @@ def _words(folder: Path) -> None:
     saved(folder, [WordEmbeddings(tokenizer, torch.randn(len(tiny.WORDS), 16)), Pooling(16, pooling_mode="mean")])
 
 
-def _dense() -> Dense:
+def _dense(width: int = 16, activation: torch.nn.Module | None = None, inside: int = WIDTH) -> Dense:
     torch.manual_seed(0)
-    return Dense(WIDTH, 16, bias=False, activation_function=torch.nn.Identity())
+    return Dense(inside, width, bias=activation is not None, activation_function=activation)
 
 
 JAPANESE = ["猫が好きです。", "犬は走る。", "今日は雨の天気。", "日本語の文字。"]
@@ -263,6 +263,10 @@ TRAINED: dict[str, Save] = {
     "ByT5": _byt5,
     "GPT-2": pooled("gpt2", "lasttoken", tokenizer=decoders_tokenizer, **_GPT),
     "Qwen3-Embedding": pooled("qwen3", "lasttoken", Normalize(), tokenizer=decoders_tokenizer, **_QWEN),
+    "Dense": pooled("bert", "mean", _dense()),
+    "LaBSE": pooled("bert", "cls", _dense(WIDTH, torch.nn.Tanh()), Normalize()),
+    "EmbeddingGemma": pooled("bert", "mean", _dense(48), _dense(WIDTH, inside=48), Normalize()),
+    "sentence-T5": pooled("t5", "mean", _dense(), Normalize(), tokenizer=sentencepiece, network=_T5),
     "LoRA, merged": partial(_lora, merged=True),
     "the authors' training state": _authors,
     **{f"sentence-transformers {version}": old(version) for version in (1, 2, 3, 5)},
@@ -276,13 +280,9 @@ REFUSED: dict[str, tuple[Save, str]] = {
     ),
     "model2vec": (_model2vec, "got StaticEmbedding; start from a Transformer"),
     "word vectors": (_words, "got WordEmbeddings, Pooling .mean.; start from a Transformer"),
-    "Dense": (
-        pooled("bert", "mean", _dense()),
-        "Pooling, Dense .mean.; start from the Transformer that",
-    ),
-    "sentence-T5": (
-        pooled("t5", "mean", _dense(), Normalize(), tokenizer=sentencepiece, network=_T5),
-        "got Transformer, Pooling, Dense, Normalize .mean.; start from the Transformer",
+    "Dense behind Normalize": (
+        pooled("bert", "mean", Normalize(), _dense()),
+        "Pooling, Normalize, Dense .mean.; start from the Transformer that",
     ),
     "max": (pooled("bert", "max"), "got Transformer, Pooling .max.; name the pooler to train with"),
     "weighted mean": (pooled("bert", "weightedmean"), "Pooling .weightedmean.; name the pooler"),

@@ -14,6 +14,7 @@ from transformers import CanineConfig, CanineModel, CanineTokenizer
 
 from diffcse.encoding.encode import Encoder
 from diffcse.errors import MissingExtra, UserError
+from diffcse.explore.edit_view import load_parts, look
 from diffcse.persistence import hub
 from diffcse.persistence.hub import locate
 from diffcse.persistence.load import load_encoder
@@ -79,6 +80,42 @@ def test_a_pooler_that_is_named_replaces_the_starts_own(plain, tmp_path):
     assert model[1].pooling_mode == "cls"
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"projector": "none", "select_by": "label-free", "eval_every_steps": 1, "average_checkpoints": 2},
+        {"objective": "diffcse", "keep_discriminator": True, "rows_at_once": 3},
+        {"pooler": "cls"},
+    ],
+    ids=["simcse", "mean of steps", "diffcse", "another pooler"],
+)
+def test_dense_is_trained_with_the_encoder_and_kept(plain, tmp_path, settings):
+    """The losses see what comes out of Dense, so its weights move, and the saved folder computes what was trained."""
+    torch.manual_seed(0)
+    start = saved(plain, tmp_path / "start", "mean", Dense(16, 8), Normalize(), prompts={"query": "find: "})
+    settings = {"generator": tiny.save(tiny.mlm(), tmp_path / "generator"), **settings}
+    model = trained(start, tmp_path, **settings)
+    assert [type(module).__name__ for module in model] == ["Transformer", "Pooling", "Dense", "Normalize"]
+    assert model[1].pooling_mode == settings.get("pooler", "mean") and model.prompts["query"] == "find: "
+    before = SentenceTransformer(str(start), device="cpu")
+    for place in (0, 2):
+        pairs = zip(before[place].parameters(), model[place].parameters(), strict=True)
+        assert any((old - new).abs().max() > 1e-4 for old, new in pairs)
+    written = json.loads((tmp_path / "model" / "modules.json").read_text())
+    assert [module["type"].rsplit(".", 1)[0] for module in written] == ["sentence_transformers.models"] * 4
+    if "keep_discriminator" in settings:
+        seen = look(load_parts(tmp_path / "model"), tiny.SENTENCES[0], tiny.SENTENCES[1])
+        assert np.isfinite(seen.own).all()
+
+
+def test_a_moving_average_leaves_dense_out_and_is_refused(plain, tmp_path):
+    start = saved(plain, tmp_path / "start", "mean", Dense(16, 8))
+    with pytest.raises(UserError, match=r"ema_decay must be 0 for a start with Dense, which it does not average; got"):
+        trained(start, tmp_path, ema_decay=0.9)
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_plain_encoder_is_trained_at_cls(plain, tmp_path):
     assert trained(plain, tmp_path)[1].pooling_mode == "cls"
 
@@ -86,7 +123,10 @@ def test_a_plain_encoder_is_trained_at_cls(plain, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("dense", r"encoder .* must be a Transformer with cls, mean or lasttoken .*; got Transformer, Pooling, Dense"),
+        (
+            "dense",
+            r"must be a Transformer with cls, mean .*, then Dense and Normalize .*; got .*, Normalize, Dense",
+        ),
         ("max", r"got Transformer, Pooling \(max\); name the pooler"),
         ("static", r"encoder .* must be a Transformer .*; got StaticEmbedding"),
     ],
@@ -97,7 +137,7 @@ def test_modules_that_training_cannot_carry_on_are_refused(plain, tmp_path, kind
         static = StaticEmbedding(load_encoder(plain).tokenizer, embedding_dim=8)
         SentenceTransformer(modules=[static], device="cpu").save(str(start))
     else:
-        saved(plain, start, *(("mean", Dense(16, 8)) if kind == "dense" else ("max",)))
+        saved(plain, start, *(("mean", Normalize(), Dense(16, 8)) if kind == "dense" else ("max",)))
     with pytest.raises(UserError, match=message):
         trained(start, tmp_path)
 

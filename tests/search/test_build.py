@@ -173,7 +173,7 @@ def test_bad_input_is_told_before_the_model_is_loaded(tmp_path, model, text):
     blank.write_text("\n \n")
     with pytest.raises(UserError, match="must be a text with at least one line that is not blank"):
         index(model, blank, tmp_path / "other")
-    assert not list((tmp_path / "other").iterdir())
+    assert not (tmp_path / "other").exists()
     with pytest.raises(UserError, match="must be on a disk that can be written to; got No such file"):
         index(model, text, tmp_path / "no" / "parent")
 
@@ -231,3 +231,27 @@ def test_fewer_dimensions(tmp_path, model, text):
     with pytest.raises(UserError, match="dims must be the index's own, 5; got 3"):
         settings = BulkSettings(encoding=EncodeSettings(normalize=True, dims=3))
         index_text(str(text), tmp_path / "index", lambda: model, model=None, add=True, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("t.txt", b"\n \n\t\n", r"t.txt must be a text with at least one line that is not blank; got none"),
+        ("t.csv", b"text,_id\na cat,1\n", r"column '_id' must be another name than _id and _line; got that name"),
+        ("t.csv", b"text,n,n\na cat,1,2\n", r"t.csv: column n must be one column; got 2 of that name; rename one"),
+    ],
+)
+def test_a_text_that_is_refused_leaves_nothing_and_loads_no_model(tmp_path, name, content, line):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=line):
+        index(None, tmp_path / name, tmp_path / "index", column="text" if name == "t.csv" else None)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_columns_without_a_name_and_tables_of_text_alone(tmp_path, model):
+    (tmp_path / "pandas.csv").write_text(",text,\n0,the cat sat,\n1,a dog,\n")  # as DataFrame.to_csv writes it
+    made, _ = index(model, tmp_path / "pandas.csv", tmp_path / "one", column="text")
+    assert [made._rows.fetch([row])[row].columns for row in (0, 1)] == [{}, {}]
+    pq.write_table(pa.table({"text": ["the cat sat", "a dog"]}), tmp_path / "text.parquet")
+    made, _ = index(model, tmp_path / "text.parquet", tmp_path / "two")
+    check(model, tmp_path / "two", ["the cat sat", "a dog"])

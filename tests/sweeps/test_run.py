@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from diffcse.config import Config
 from diffcse.errors import UserError
-from diffcse.sweeps.plan import named_as_begun, plan_runs, read_sweep
+from diffcse.sweeps.plan import Sweep, named_as_begun, plan_runs, read_sweep, run_sweep
 from diffcse.sweeps.report import choose_metric, expected_best, flat_rows, groups, interval, pairs, plot
 from diffcse.sweeps.results import Result, Results
 from tests import tiny
@@ -183,6 +183,32 @@ def test_test_scores_choose_nothing_unless_asked_for():
         choose_metric(rows, "STS99")
     with pytest.raises(UserError, match="with a finished run"):
         choose_metric([Result(name="a", settings={})], None)
+    with pytest.raises(UserError, match="that has scores; got 1 without any score; name --senteval"):
+        choose_metric([Result(name="a", settings={}, scores={})], None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": ("nosuch.txt",)}, r"nosuch\.txt must be an existing file or a glob"),
+        ({"text": ("-",)}, "text must be files, which every run reads anew; got standard input"),
+        ({"columns": "text"}, r"columns must be left out for \.txt files"),
+        ({"encoder": "./nosuch"}, r"model \./nosuch must be an existing folder"),
+        (
+            {"objective": "diffcse", "generator": "./nosuch"},
+            r"model \./nosuch must be an existing folder",
+        ),
+    ],
+)
+def test_what_no_run_could_read_is_refused_before_the_first(change, message, tmp_path):
+    text = tiny.write_sentences(tmp_path / "text.txt", 30)
+    fields = {name: value for name, value in change.items() if name in ("text", "columns")}
+    settings = {name: value for name, value in change.items() if name not in fields}
+    runs = plan_runs({"preset": "small", "objective": "simcse", **settings}, {"seed": [0, 1]}, [{}])
+    sweep = Sweep(**{"text": (str(text),), "runs": runs, **fields})
+    with pytest.raises(UserError, match=message):
+        run_sweep(sweep, tmp_path / "out", score=lambda folder: {})
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_plot_is_a_picture_of_the_kind_that_its_name_says(tmp_path):

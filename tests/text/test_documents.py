@@ -389,3 +389,10 @@ def test_too_few_documents_are_refused_with_what_became_of_them() -> None:
 def test_python_texts_that_are_refused(texts: object, titles: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         documents_of(texts, titles=titles)  # type: ignore[arg-type]
+
+
+def test_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve.md"))
+    path.write_text("It rains. We stay.\n")
+    documents = read_documents(path, cache_dir=tmp_path / "cache").dataset
+    assert documents["origin"][:] == [f"{tmp_path}/na\ufffdve.md"]

@@ -111,3 +111,36 @@ def test_a_large_packed_text_in_utf16_is_read_whole(tmp_path: Path) -> None:
     lines = [f"Zeile {i} über 😀 alles" for i in range(50_000)]
     (tmp_path / "t.txt.xz").write_bytes(lzma.compress("\r\n".join(lines).encode("utf-16"), preset=0))
     assert list(open_texts(str(tmp_path / "t.txt.xz"))) == lines
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "texts"), [(b"a\rb\rc", True, ["a\rb\rc"]), (b"a\r\nb\r", False, ["a", "b"])]
+)
+def test_carriage_returns_that_end_no_line_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes, said: bool, texts: list[str]
+) -> None:
+    (tmp_path / "t.txt").write_bytes(content)
+    assert list(open_texts(str(tmp_path / "t.txt"))) == texts
+    line = f"{tmp_path / 't.txt'}: carriage returns alone end no line; to split there: mac2unix FILE"
+    assert caplog.messages == [line] * said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("t.csv", b"id,text\r1,a b\r2,c d\r", r"t.csv line 1 must be a well-formed row; got a carriage return without"),
+        ("t.csv", b"text,text\na,b\n", r"t.csv: column text must be one column; got 2 of that name; rename one"),
+        ("t.jsonl", b'{"text": 1}\n', r"t.jsonl: columns must be text, at least one of them; got text; turn the"),
+        ("t.jsonl", b'{"text": ["a"], "n": 1}\n', r"t.jsonl: columns must be text, .*; got text, n; turn the column"),
+        ("t.txt", None, r"t.txt must be an existing file; got a link that leads nowhere; check what the link"),
+    ],
+)
+def test_what_no_reader_can_read_is_one_line(tmp_path: Path, name: str, content: bytes | None, line: str) -> None:
+    if content is None:
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    else:
+        (tmp_path / name).write_bytes(content)
+    readers: list[Callable[[str], object]] = [lambda path: list(open_texts(path)), lambda path: read_texts(path)]
+    for read in readers:
+        with pytest.raises(UserError, match=line):
+            read(str(tmp_path / name))

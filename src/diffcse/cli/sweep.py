@@ -97,17 +97,16 @@ def go(sweep: Sweep, output: Path, workers: int) -> list[Result]:
 
     quiet_libraries()
     console = make_console()
-    score = scorer(sweep.senteval)
+    score, names = scorer(sweep.senteval), {run.name for run in sweep.runs}
     with counting(console, "runs", len(sweep.runs)) as counter:
 
         def on_change(results: Results) -> None:
-            done = sum(result.scores is not None for result in results.all())
+            done = sum(result.scores is not None for result in results.all() if result.name in names)
             counter(done)
             if not console.is_terminal:
                 say(console, f"{done} of {len(sweep.runs)} runs")
 
         results = run_sweep(sweep, output, score=score, workers=workers, on_change=on_change).all()
-    names = {run.name for run in sweep.runs}
     failed = [result for result in results if result.name in names and result.error]
     for result in failed:
         say(console, f"failed: {result.name}: {result.error}")

@@ -25,7 +25,7 @@ from diffcse.files import read_json
 from diffcse.method.edits import MlmEdit
 from diffcse.method.model import DiffCSEModel
 from diffcse.persistence.load import load_encoder
-from diffcse.persistence.save import own_pooler
+from diffcse.persistence.save import dense_layers, own_pooler
 from diffcse.presets import SECTIONS, build, flatten
 from diffcse.training.batches import Collator
 from diffcse.training.networks import check_vocabulary, load_generator, load_tokenizer
@@ -106,7 +106,9 @@ def load_parts(folder: str | Path) -> TrainedParts:
     check_vocabulary(tokenizer, load_tokenizer(config.model), config.model)
     ids = {"cls_id": tokenizer.cls_token_id, "pad_id": tokenizer.pad_token_id}
     config = replace(config, model=replace(config.model, pooler=own_pooler(encoder, f"model {place}")))
-    model = DiffCSEModel(_backbone(encoder), MlmEdit(generator, config.edits, **ids), config)
+    model = DiffCSEModel(
+        _backbone(encoder), MlmEdit(generator, config.edits, **ids), config, dense=dense_layers(encoder)
+    )
     _load_trained(model, place)
     return TrainedParts(model=model.eval(), tokenizer=tokenizer, config=config)
 

@@ -74,10 +74,16 @@ class DiffCSEModel(nn.Module):
         config: the whole run's settings; the model reads `model`, `objective`, `extensions` and what `training` says
             about memory.
         teacher: frozen sentence encoder in sentence-transformers' form; None unless the settings name one.
+        dense: layers of the start behind its pooling; None where it has none.
     """
 
     def __init__(
-        self, encoder: PreTrainedModel, edit: MlmEdit | None, config: Config, teacher: nn.Module | None = None
+        self,
+        encoder: PreTrainedModel,
+        edit: MlmEdit | None,
+        config: Config,
+        teacher: nn.Module | None = None,
+        dense: pooling.DenseLayers | None = None,
     ) -> None:
         super().__init__()
         encoder, config = checked("encoder", encoder, nn.Module), checked("config", config, Config)
@@ -89,7 +95,9 @@ class DiffCSEModel(nn.Module):
         packing.require_attention_dropout(encoder)  # the discriminator is a copy
         self.encoder = without_pooler(encoder)
         self.padding_free = padding_free
-        self.projector = pooling.build_projector(config.model.projector, encoder.config.hidden_size)
+        self.dense = dense
+        self.width = int(encoder.config.hidden_size) if dense is None else dense.width
+        self.projector = pooling.build_projector(config.model.projector, self.width)
         self.predictor = build_predictor(config.objective)
         self.edit = edit if config.has_edits else None
         self.discriminator = self._build_discriminator(config) if config.objective.objective == "diffcse" else None
@@ -97,7 +105,7 @@ class DiffCSEModel(nn.Module):
         # Frozen; `diffcse.training.averages` moves it. It is a submodule so that checkpoints hold it.
         averaged = config.training.ema_decay > 0
         self.average = copy.deepcopy(self.encoder).requires_grad_(False) if averaged else None
-        self.contrastive_side = ContrastiveSide(config, int(encoder.config.hidden_size))
+        self.contrastive_side = ContrastiveSide(config, self.width)
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
         # Generator and teacher never change, so checkpoints need not hold them.
         self._keys_to_ignore_on_save = [name for name in self.state_dict() if name.startswith(("edit.", "teacher."))]
@@ -114,7 +122,7 @@ class DiffCSEModel(nn.Module):
         return Discriminator(
             backbone,
             self.predictor.head(backbone),
-            sentence_size=int(self.encoder.config.hidden_size),
+            sentence_size=self.width,
             padding_free=config.training.padding_free,
             padding_asked=everywhere,
         )
@@ -180,7 +188,8 @@ class DiffCSEModel(nn.Module):
                 return pooling.encode(self.encoder, ids, mask, self.pooler, padding_free=self.padding_free)
 
         rows = {"ids": input_ids.flatten(0, 1), "mask": attention_mask.flatten(0, 1)}
-        return gradient_cache.concatenated(encode, rows, self.rows_at_once).unflatten(0, input_ids.shape[:2])
+        pooled = gradient_cache.concatenated(encode, rows, self.rows_at_once)
+        return (pooled if self.dense is None else self.dense(pooled)).unflatten(0, input_ids.shape[:2])
 
     def project(self, pooled: Tensor) -> Tensor:
         """Through the projector, all views of a batch together (BatchNorm sees them as one), (B, S, H)."""

@@ -5,6 +5,7 @@ Legend: `N` rows, `L` tokens, `H` hidden.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -71,6 +72,28 @@ def mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """Mean over the real tokens of (N, L, H): (N, H)."""
     weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weight).sum(1) / weight.sum(1)
+
+
+class DenseLayers(nn.Module):
+    """Layers of the start between its pooling and the end, (N, H) -> (N, O): what the saved model will compute too.
+
+    The losses see what comes out of them, so they are trained with the encoder.
+
+    Args:
+        layers: modules of sentence-transformers' contract, such as its Dense.
+        width: O.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], width: int) -> None:
+        super().__init__()
+        self.layers, self.width = nn.ModuleList(layers), width
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """The sentence vectors."""
+        features = {"sentence_embedding": pooled}
+        for layer in self.layers:
+            features = layer(features)
+        return features["sentence_embedding"]
 
 
 def build_projector(kind: Projector, hidden: int) -> nn.Module:

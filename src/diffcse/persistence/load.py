@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
+    Dense,
     Normalize,
     Pooling,
     StaticEmbedding,
@@ -248,7 +249,7 @@ def _settings(name: str, folder: Path, file: str) -> dict[str, Any]:
 def _with_pooler(model: SentenceTransformer, pooler: Pooler, name: str) -> SentenceTransformer:
     """The model with its pooling replaced."""
     kinds = [type(module) for module in model]
-    if kinds[0] is not Transformer or set(kinds[1:]) - {Pooling, WeightedLayerPooling, Normalize}:
+    if kinds[0] is not Transformer or set(kinds[1:]) - {Pooling, WeightedLayerPooling, Dense, Normalize}:
         got = ", ".join(kind.__name__ for kind in kinds)
         raise UserError("pooler", "used with a Transformer, a pooling and Normalize at most", got, "remove it")
     before = pooler_of(model)

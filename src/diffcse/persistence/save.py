@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from diffcse.config import Pooler
 from diffcse.errors import UserError
 from diffcse.files import move_into
+from diffcse.method.pooling import DenseLayers
 from diffcse.persistence.layout import to_classic
 
 _ST_MODES = {"cls": "cls", "avg": "mean", "avg_top2": "mean", "avg_first_last": "mean", "last": "lasttoken"}
@@ -42,8 +43,8 @@ def sentence_transformer(
     Args:
         transformer: the Transformer module of a SentenceTransformer.
         pooler: how token vectors become a sentence vector.
-        like: the model that the Transformer comes from, whose Normalize, prompts and similarity are kept; no other
-            module may follow its pooling.
+        like: the model that the Transformer comes from, whose Dense, Normalize, prompts and similarity are kept; no
+            other module may follow its pooling.
     """
     config = transformer.model.config
     modules: list[Any] = [transformer]
@@ -54,7 +55,7 @@ def sentence_transformer(
     device = str(transformer.model.device)
     if like is None:
         return SentenceTransformer(modules=modules, device=device)
-    modules += [module for module in like if isinstance(module, Normalize)]
+    modules += [module for module in like if isinstance(module, Dense | Normalize)]
     return SentenceTransformer(
         modules=modules,
         device=device,
@@ -65,12 +66,14 @@ def sentence_transformer(
 
 
 def pooler_of(model: SentenceTransformer) -> Pooler | None:
-    """What the model's modules do, in the words of the settings; Normalize at the end changes no cosine.
+    """What the model's modules do before Dense and Normalize, in the words of the settings.
 
-    None for modules that training cannot carry on (Dense, word vectors, another pooling).
+    None for modules that training cannot carry on (word vectors, another pooling, anything behind a Normalize).
     """
     modules: list[Any] = list(model)
-    while len(modules) > 1 and isinstance(modules[-1], Normalize):
+    while len(modules) > 1 and isinstance(modules[-1], Normalize):  # changes no cosine
+        modules.pop()
+    while len(modules) > 1 and _is_dense(modules[-1]):
         modules.pop()
     kinds, last = [type(module).__name__ for module in modules], modules[-1]
     if kinds == ["Transformer", "Pooling"]:
@@ -81,6 +84,17 @@ def pooler_of(model: SentenceTransformer) -> Pooler | None:
             if ours.layer_start == modules[1].layer_start and ours.layer_weights.equal(modules[1].layer_weights.cpu()):
                 return pooler
     return None
+
+
+def dense_layers(model: SentenceTransformer) -> DenseLayers | None:
+    """The model's Dense modules, the same objects, as training takes them; None where it has none."""
+    layers = [module for module in model if _is_dense(module)]
+    return DenseLayers(layers, int(layers[-1].out_features)) if layers else None
+
+
+def _is_dense(module: Any) -> TypeGuard[Dense]:
+    """Whether it changes the sentence vector and nothing else."""
+    return isinstance(module, Dense) and {module.module_input_name, module.module_output_name} == {"sentence_embedding"}
 
 
 def own_pooler(model: SentenceTransformer, what: str = "the model") -> Pooler:
@@ -105,11 +119,13 @@ def own_pooler(model: SentenceTransformer, what: str = "the model") -> Pooler:
         do = "name the pooler to train with, such as avg"
     else:
         do = "start from the Transformer that it is built on; encode, evaluate and search take this model as it is"
-    raise UserError(what, "a Transformer with cls, mean or lasttoken pooling, and Normalize at most", got, do)
+    raise UserError(
+        what, "a Transformer with cls, mean or lasttoken pooling, then Dense and Normalize at most", got, do
+    )
 
 
 def insert_map(model: SentenceTransformer, weight: Tensor) -> nn.Module:
-    """Put a linear map after the pooling, before any Normalize.
+    """Put a linear map after the pooling and any Dense, before any Normalize.
 
     Args:
         model: a Transformer with its pooling, changed in place.
@@ -120,7 +136,7 @@ def insert_map(model: SentenceTransformer, weight: Tensor) -> nn.Module:
     """
     out, width = weight.shape
     dense = Dense(width, out, bias=False, activation_function=None, init_weight=weight.clone())
-    place = 1 + max(number for number, module in enumerate(model) if isinstance(module, Pooling))
+    place = 1 + max(number for number, module in enumerate(model) if isinstance(module, Pooling | Dense))
     dense.to(model.device)
     model.insert(place, dense)
     return dense

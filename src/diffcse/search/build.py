@@ -21,7 +21,7 @@ from diffcse.errors import UserError
 from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint
 from diffcse.search import rows
-from diffcse.search.columns import other_columns
+from diffcse.search.columns import column_names, other_columns
 from diffcse.search.index import BUILDING, Blocks, Hit, SentenceIndex, check_model, check_new
 from diffcse.search.rows import Facts, Row
 from diffcse.text.stream import Texts, open_texts
@@ -74,7 +74,11 @@ def index_text(
     index = SentenceIndex(folder) if add or update is not None else None
     if index is None:
         check_new(folder)
+    for name in column_names(texts):
+        rows.check_name(name)
     total = texts.count()
+    if total is not None and not any(text.strip() for text in texts):
+        raise _blank(texts)
     encoder = load()
     mark = fingerprint(encoder)
     if index is not None:
@@ -85,7 +89,7 @@ def index_text(
         job, counts = encode_texts(texts, work, runner, how, engine=engine, total=total, on_progress=on_progress)
         if counts.blank == counts.rows:
             shutil.rmtree(job.folder)
-            raise UserError(texts.name, "a text with at least one line that is not blank", "none", "give another text")
+            raise _blank(texts)
         if index is not None:
             index.add(_blocks(job, texts), key=update)
         else:
@@ -145,6 +149,10 @@ class TextSearch:
         """
         vectors = self._encoder.encode(queries)
         return self.index.search(vectors, top_k, threshold, where=where, words=queries if hybrid else None)
+
+
+def _blank(texts: Texts) -> UserError:
+    return UserError(texts.name, "a text with at least one line that is not blank", "none", "give another text")
 
 
 def _as_documents(

@@ -40,8 +40,27 @@ def other_columns(texts: Texts) -> Iterator[Mapping[str, Any]]:
     )
 
 
+def column_names(texts: Texts) -> set[str]:
+    """The columns that `other_columns` gives; none of plain text, which may be readable only once.
+
+    Raises:
+        UserError: a name that several columns have.
+    """
+    names = set()
+    for source, (text,) in zip(texts.sources, texts.columns, strict=True):
+        if text:
+            next(iter(source.values(others := _others(source, text))), None)
+            names.update(others)
+    return names
+
+
+def _others(source: Source, text: str) -> list[str]:
+    """A column without a name, such as the row numbers that pandas writes, is left out."""
+    return [name for name in source.columns() or () if name and name != text]
+
+
 def _rows(source: Source, text: str) -> Iterator[Mapping[str, Any]]:
-    names = [name for name in source.columns() or () if name != text]
+    names = _others(source, text)
     numbers = _numbers(source, names) if isinstance(source, CsvFile) else {}
     for _, values in source.values(names):
         yield {

@@ -285,7 +285,7 @@ class Changes:
         known = {name.casefold() for name in self.rows.columns()}
         for name in names:
             if name.casefold() not in known:
-                _check_name(name)
+                check_name(name)
                 db.execute(f"ALTER TABLE rows ADD COLUMN {_quoted(name)}")
                 known.add(name.casefold())
                 if isinstance(next((v for row in rows if (v := row.columns[name]) is not None), None), SORTED):
@@ -370,7 +370,12 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse a column's name that the index needs itself, or that a condition could not use.
+
+    Raises:
+        UserError: saying which.
+    """
     if name.casefold() in _OWN or not name or "\0" in name:
         rule = f"another name than {' and '.join(_OWN)}"
         raise UserError(f"column {name!r}", rule, "that name", "rename it in the file")

@@ -24,9 +24,14 @@ from typing import Any
 from diffcse.config import Config
 from diffcse.errors import UserError
 from diffcse.files import digest, read_json, write_atomic
+from diffcse.persistence.hub import locate
 from diffcse.presets import build
 from diffcse.reports.logs import read_runs
+from diffcse.resources import GENERATOR
 from diffcse.sweeps.results import Results
+from diffcse.text.dataset import choose_columns
+from diffcse.text.sources import find_sources
+from diffcse.text.standard_input import STDIN
 from diffcse.training.run_folder import is_finished
 
 Settings = dict[str, Any]
@@ -151,6 +156,29 @@ def named_as_begun(runs: Sequence[Run], folder: Path) -> list[Run]:
     ]
 
 
+def check_inputs(sweep: Sweep, runs: Sequence[Run]) -> None:
+    """Look at what runs read before the first of them starts, or each would find the same fault by itself.
+
+    Args:
+        sweep: gives the text.
+        runs: those that will be made.
+
+    Raises:
+        UserError: a text, a column or a model that is not there.
+    """
+    if STDIN in sweep.text:
+        raise UserError("text", "files, which every run reads anew", "standard input", "save it to a file first")
+    if any(run.config.views.view != "neighbours" for run in runs):
+        columns = None if sweep.columns is None else tuple(name.strip() for name in sweep.columns.split(","))
+        choose_columns(find_sources(sweep.text), columns)
+    encoders = {(run.config.model.encoder, run.config.model.revision) for run in runs}
+    generators = {(run.config.model.generator, run.config.model.revision) for run in runs if run.config.has_generator}
+    for name, revision in sorted(encoders, key=str):
+        locate(name, revision)
+    for name, revision in sorted(generators, key=str):
+        locate(name, revision, resource=GENERATOR)
+
+
 def run_sweep(
     sweep: Sweep, folder: Path, *, score: Score, workers: int = 1, on_change: Callable[[Results], None] = lambda _: None
 ) -> Results:
@@ -167,16 +195,18 @@ def run_sweep(
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, when the runs have stopped.
+        UserError: an input that no run could read; nothing is written.
     """
     if workers < 1:
         raise UserError("workers", "at least 1", workers, "give the number of runs at a time")
-    for place in ("runs", "logs"):
-        (folder / place).mkdir(parents=True, exist_ok=True)
     results = Results(folder)
     runs = named_as_begun(sweep.runs, folder / "runs")
+    missing = [run for run in runs if not results.is_done(run.name)]
+    check_inputs(sweep, missing)
+    for place in ("runs", "logs"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
     for run in runs:
         results.plan(run.name, run.varied)
-    missing = [run for run in runs if not results.is_done(run.name)]
     with _Children(folder, sweep, max(1, (os.cpu_count() or 1) // workers)) as children:
         for run, seconds, error in _as_completed(children, missing, workers):
             scores = {} if error else {**score(folder / "runs" / run.name), **last_figures(folder / "runs" / run.name)}

@@ -92,7 +92,11 @@ def choose_metric(results: Sequence[Result], metric: str | None) -> str:
     """
     known = sorted({name for result in results for name in result.scores or {}})
     if not known:
-        raise UserError("the sweep", "a sweep with a finished run", "none", "run diffcse sweep first")
+        finished = sum(result.scores is not None for result in results)
+        got, do = "none", "run diffcse sweep first"
+        if finished:  # too short for a line in the log
+            got, do = f"{finished} without any score", "name --senteval, or lower log_every_steps below the runs' steps"
+        raise UserError("the sweep", "a sweep with a finished run that has scores", got, do)
     if metric is None:
         return next((name for name in DEFAULT_METRICS if name in known), known[0])
     if metric not in known:

@@ -91,7 +91,8 @@ def _cleaned(raw: Iterable[RawDocument], language: str, counts: Counter[str]) ->
             continue
         whole = " ".join(unicodedata.normalize("NFKC", " ".join(sentences)).casefold().split())
         key = hashlib.sha256(whole.encode()).hexdigest()[:32]
-        yield _Document(key, title, sentences, document.origin, document.group)
+        origin = repaired(document.origin)  # a file's name need not be UTF-8
+        yield _Document(key, title, sentences, origin, document.group)
 
 
 def _clean(text: str) -> str:

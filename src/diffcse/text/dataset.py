@@ -21,7 +21,7 @@ from diffcse.settings import as_names
 from diffcse.text.cache import batches, cached, write_arrow
 from diffcse.text.sources import Source, TextFile, find_sources
 from diffcse.text.standard_input import spooled
-from diffcse.text.tables import NUL, Row
+from diffcse.text.tables import NUL, Row, no_text
 
 _NLI = ("sent0", "sent1", "hard_neg")  # the columns of SimCSE's file of natural language inference pairs
 
@@ -228,6 +228,8 @@ def _chosen(source: str, known: Mapping[str, bool] | None, names: tuple[str, ...
 
 def _default_columns(source: str, known: Mapping[str, bool]) -> tuple[str, ...]:
     texts = [name for name, is_text in known.items() if is_text]
+    if not texts:
+        raise no_text(source, known)
     for usual in (texts[:1] if len(texts) == 1 else []), ["text"], ["sentence"]:
         if usual and usual[0] in texts:
             return (usual[0],)

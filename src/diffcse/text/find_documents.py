@@ -13,7 +13,7 @@ from diffcse.errors import UserError
 from diffcse.text.markup import Kind
 from diffcse.text.opening import suffix_of
 from diffcse.text.sources import FORMATS, Source, TextFile, find_sources
-from diffcse.text.tables import ParquetFile
+from diffcse.text.tables import ParquetFile, no_text
 
 Unit = Literal["auto", "file", "paragraph", "line"]
 
@@ -123,6 +123,8 @@ def document_columns(source: Source, column: str | None) -> tuple[str, ...]:
     texts = [name for name, is_text in known.items() if is_text]
     titles = [name for name in texts if name.lower() == "title" and name != column]
     if column is None:
+        if not texts:
+            raise no_text(source.name, known)
         others = [name for name in texts if name not in titles]
         usual = [name for name in _COLUMNS if name in texts] or (others if len(others) == 1 else [])
         if not usual:

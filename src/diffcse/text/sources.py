@@ -7,6 +7,7 @@ come through as lone surrogates, which no good text holds; `diffcse.text.dataset
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ from diffcse.text.tables import (
     arrow_rows,
     is_text,
 )
+
+log = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(:(?P<split>.+))?")
 
@@ -69,7 +72,9 @@ class TextFile(File):
     def columns(self) -> None:
         """None, after a look at the first line."""
         with self._opened() as file:
-            next(lines(file, CHUNK), None)
+            first = next(lines(file, CHUNK), b"")
+        if b"\r" in first[:-1] and not first.endswith(b"\n"):
+            log.warning("%s: carriage returns alone end no line; to split there: mac2unix FILE", self.name)
 
     def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
         """Each line as a row of one; of a longer line, the first `longest` bytes."""
@@ -161,6 +166,8 @@ def _find(name: str | Path, formats: Mapping[str, type[Any]]) -> list[Source]:
 
 
 def _file(path: Path, formats: Mapping[str, type[Any]]) -> Source:
+    if not os.path.exists(path):  # noqa: PTH110 - a link to nothing, or to itself, which Path.exists may not take
+        raise UserError(str(path), "an existing file", "a link that leads nowhere", "check what the link names")
     if not path.is_file():
         raise UserError(str(path), "a regular file", "a pipe or a device", "save its content to a file first")
     if suffix_of(path) not in formats:

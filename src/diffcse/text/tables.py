@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import logging
 import shutil
@@ -69,9 +70,13 @@ class CsvFile(File):
 
     def columns(self) -> Mapping[str, bool]:
         """The header's names, all text."""
+        return self._columns
+
+    @cached_property
+    def _columns(self) -> Mapping[str, bool]:
         with closing(self._records()) as records:
             header = self._header(records)
-        # A file without a header loses its first row to it; only the user can tell.
+        # A file without a header loses its first row to it; only the user can tell, and is told once.
         log.warning("%s: line 1 is the header: %s", self.name, textwrap.shorten(", ".join(map(repr, header)), 300))
         return dict.fromkeys(header, True)
 
@@ -83,6 +88,9 @@ class CsvFile(File):
         """The same; every value is text."""
         records = self._records()
         header = self._header(records)
+        if twice := next((column for column in columns if header.count(column) > 1), None):
+            do = "rename one of them in line 1"
+            raise UserError(f"{self.name}: column {twice}", "one column", f"{header.count(twice)} of that name", do)
         places = [header.index(column) for column in columns]
         for number, record in records:
             if not record:  # a blank line
@@ -111,8 +119,10 @@ class CsvFile(File):
                         yield start, record
                     start = reader.line_num + 1
             except csv.Error as error:
-                do = "check the quotes from there on"
-                raise UserError(f"{self.name} line {start}", "a well-formed row", error, do) from error
+                got, do = str(error), "check the quotes from there on"
+                if got.startswith("new-line character"):
+                    got, do = "a carriage return without a line feed", "convert the line ends: mac2unix FILE"
+                raise UserError(f"{self.name} line {start}", "a well-formed row", got, do) from error
 
 
 class TsvFile(CsvFile):
@@ -258,6 +268,12 @@ def _and_end(lines: Iterator[str]) -> Iterator[str]:
     yield _END
 
 
+def no_text(source: str, known: Mapping[str, bool]) -> UserError:
+    """What a table is told that has no column of text."""
+    do = "turn the column that is meant into strings"
+    return UserError(f"{source}: columns", "text, at least one of them", ", ".join(known) or "none", do)
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column of that type holds text."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -268,6 +284,8 @@ def arrow_rows(
     batch: pa.RecordBatch | pa.Table, columns: Sequence[str], longest: int | None = None
 ) -> Iterator[tuple[Any, ...]]:
     """The rows of a batch; a text may be cut once it is longer than `longest` bytes."""
+    if not columns:  # nothing to zip, but as many rows
+        return itertools.repeat((), batch.num_rows)
     return zip(*(_cells(batch.column(column), longest) for column in columns), strict=True)
 
 

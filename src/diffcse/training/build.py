@@ -34,7 +34,7 @@ def build_model(networks: Networks, config: Config) -> DiffCSEModel:
     if config.has_edits:
         ids = {"cls_id": tokenizer.cls_token_id, "pad_id": tokenizer.pad_token_id}
         edit = MlmEdit(networks.generator, config.edits, **ids, padding_free=config.training.padding_free)
-    model = DiffCSEModel(networks.transformer.model, edit, config, networks.teacher)
+    model = DiffCSEModel(networks.transformer.model, edit, config, networks.teacher, networks.dense)
     if config.training.gradient_checkpointing:
         model.checkpoint_layers()
     return model
@@ -136,7 +136,7 @@ def keep_weights(
         every_steps=settings.eval_every_steps,
         encoder=networks.model,
         criterion=criterion,
-        parts=("encoder.", "projector.", "discriminator.") if whole else ("encoder.",),
+        parts=("encoder.", "dense.", *(("projector.", "discriminator.") if whole else ())),
     )
     trainer.add_callback(keep)
     return keep

@@ -15,10 +15,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
 from diffcse.config import Config, ModelConfig, Pooler
 from diffcse.errors import UserError
+from diffcse.method.pooling import DenseLayers
 from diffcse.method.prompt import prompted
 from diffcse.persistence.hub import locate
 from diffcse.persistence.load import load_encoder, model_errors
-from diffcse.persistence.save import own_pooler
+from diffcse.persistence.save import dense_layers, own_pooler
 from diffcse.resources import GENERATOR
 
 
@@ -27,8 +28,8 @@ class Networks:
     """What a run starts from.
 
     Attributes:
-        model: the encoder as a SentenceTransformer with the pooling that is trained, the start's own Normalize and
-            prompts; training changes its weights in place.
+        model: the encoder as a SentenceTransformer with the pooling that is trained, the start's own Dense,
+            Normalize and prompts; training changes its weights in place.
         pooler: that pooling.
         tokenizer: the encoder's.
         generator: frozen masked language model; None where nothing is filled in.
@@ -42,6 +43,11 @@ class Networks:
     generator: PreTrainedModel | None
     unused_pooler: nn.Module | None
     teacher: nn.Module | None = None
+
+    @property
+    def dense(self) -> DenseLayers | None:
+        """The start's Dense modules, which are trained too."""
+        return dense_layers(self.model)
 
     @property
     def transformer(self) -> Transformer:
@@ -72,6 +78,9 @@ def load_networks(config: Config) -> Networks:
         revision=settings.revision,
     )
     pooler = own_pooler(model, f"encoder {settings.encoder}")
+    if (decay := config.training.ema_decay) and dense_layers(model) is not None:
+        do = "leave it out; average_checkpoints averages such a model"
+        raise UserError("ema_decay", "0 for a start with Dense, which it does not average", decay, do)
     tokenizer = model.tokenizer
     if settings.prompt:
         tokenizer = prompted(tokenizer, settings.prompt)
