@@ -163,6 +163,40 @@ def test_judged_queries_are_reported(documents: Documents, tmp_path: Path) -> No
     assert [row["system"] for row in result.judged] == ["start", "adapted", "BM25", "TF-IDF"]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--queries", "queries.jsonl"], "--qrels must be given together with the other one; got only one of the two"),
+        (["--qrels", "q.tsv"], "--queries must be given together with the other one; got only one of the two"),
+        (["--queries", "queries.jsonl", "--qrels", "none.tsv"], "none.tsv must be a file; got no such file"),
+        (["--queries", "queries.jsonl", "--qrels", "empty.tsv"], "at least one score above 0; got none"),
+        (["more.txt", "--queries", "queries.jsonl", "--qrels", "q.tsv"], "sources must be one corpus.jsonl in BEIR's"),
+    ],
+    ids=["queries alone", "judgments alone", "no file", "no judgments", "two sources"],
+)
+def test_judged_queries_are_checked_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("corpus.jsonl").write_text('{"_id": "d", "text": "a b"}\n{"_id": "e", "text": "c d"}\n')
+    Path("queries.jsonl").write_text('{"_id": "q", "text": "cat dog"}\n')
+    Path("empty.tsv").write_text("query-id\tcorpus-id\tscore\n")
+    Path("q.tsv").write_text("q\td\t1\n")
+    found = CliRunner().invoke(app, ["adapt", "corpus.jsonl", *options, "-o", "m"])
+    assert isinstance(found.exception, UserError) and words in str(found.exception)
+    assert not Path("m").exists()
+
+
+def test_judged_queries_about_the_documents_themselves(tmp_path: Path) -> None:
+    corpus = [{"_id": f"d{n}", "title": "", "text": text} for n, text in enumerate(texts(120))]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "cat dog"}\n')
+    (tmp_path / "test.tsv").write_text("q\td3\t1\n")
+    files = {"queries": tmp_path / "queries.jsonl", "qrels": tmp_path / "test.tsv"}
+    result = adapt(tmp_path / "corpus.jsonl", tmp_path / "m", settings=replace(LEARNING, steps=1), **files)
+    assert {row["collection"] for row in result.judged} == {"corpus"}
+
+
 def test_other_documents_do_not_resume(documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object, **__: object) -> None:
         raise Killed

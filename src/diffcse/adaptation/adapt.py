@@ -24,6 +24,7 @@ from diffcse.adaptation.verdict import Verdict, reach
 from diffcse.config import BUNDLED, MINILM, Config
 from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.errors import Interrupted, UserError
+from diffcse.evaluation.beir import read_judged
 from diffcse.evaluation.judged import Row, compare_on, read_collections
 from diffcse.evaluation.retrieval import Retrieval
 from diffcse.persistence.load import load_encoder
@@ -71,6 +72,8 @@ def adapt(
     settings: AdaptSettings | None = None,
     column: str | None = None,
     judged: Sequence[Path] = (),
+    queries: str | Path | None = None,
+    qrels: str | Path | None = None,
     index: str | Path | None = None,
     cache_dir: Path | None = None,
     console: Console | None = None,
@@ -93,6 +96,8 @@ def adapt(
         column: the text's column in tables.
         index: folder for a searchable index of all documents, held-out ones too; None for none.
         judged: folders in BEIR's layout; their figures are reported, and decide nothing.
+        queries: judged queries about the documents themselves, where the only source is a corpus.jsonl in that layout.
+        qrels: their judgments.
         cache_dir: where text is kept between runs.
         console: where progress is shown; None shows nothing.
 
@@ -106,7 +111,7 @@ def adapt(
     run = _look(as_path("output", output), sources, settings, column)
     place = None if index is None else as_path("index", index)
     check_index(place, run.checkpoints)
-    collections = read_collections(judged)
+    collections = read_collections(judged) | _own_queries(sources, queries, qrels)
     start, settings = _start(settings)
     documents = _documents(sources, column, cache_dir)
     parts = split(documents.dataset, settings)
@@ -262,6 +267,23 @@ def _add_map(
     _say(console, f"measuring {form.words()}")
     blends.set(form)
     measured.add(form, Remembering(blends.encoder))
+
+
+def _own_queries(
+    sources: Sources | Documents, queries: str | Path | None, qrels: str | Path | None
+) -> dict[str, Retrieval]:
+    """Judged queries about the documents themselves, if there are any."""
+    if queries is None and qrels is None:
+        return {}
+    if queries is None or qrels is None:
+        missing = "qrels" if qrels is None else "queries"
+        raise UserError(f"--{missing}", "given together with the other one", "only one of the two", f"add --{missing}")
+    names = [] if isinstance(sources, Documents) else [str(source) for source in as_names("sources", sources)]
+    if len(names) != 1 or not Path(names[0]).expanduser().is_file():
+        rule = "one corpus.jsonl in BEIR's layout where queries are judged"
+        raise UserError("sources", rule, ", ".join(names) or "documents", "name that file, or use --ir FOLDER")
+    corpus = Path(names[0]).expanduser()
+    return {corpus.stem: read_judged(corpus, as_path("queries", queries), as_path("qrels", qrels))}
 
 
 def _judged(

@@ -29,6 +29,11 @@ def adapt(
             help="Folder of a judged collection in BEIR's layout; its figures are reported, and decide nothing."
         ),
     ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="Judged queries about the documents (queries.jsonl), if these are one corpus.jsonl of BEIR."),
+    ] = None,
+    qrels: Annotated[Path | None, typer.Option(help="The judgments of --queries (test.tsv).")] = None,
     index: Annotated[
         Path | None, typer.Option(help="Folder for an index of all documents, for: diffcse search FOLDER.")
     ] = None,
@@ -47,7 +52,8 @@ def adapt(
 
     quiet_libraries()
     console = make_console()
-    how: dict[str, Any] = {"column": column, "judged": ir or [], "index": index, "cache_dir": cache}
+    judged: dict[str, Any] = {"judged": ir or [], "queries": queries, "qrels": qrels}
+    how: dict[str, Any] = {"column": column, "index": index, "cache_dir": cache, **judged}
     result = run(sources, output, settings=settings, console=console, **how)
     say(console, f"model and report.html in {result.folder} ({result.seconds:.0f} s)")
 

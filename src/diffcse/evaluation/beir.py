@@ -28,9 +28,23 @@ def read_beir(folder: str | Path, *, split: str = "test") -> Retrieval:
         UserError: a file that is missing or malformed, an id that is unknown or used twice, or no positive judgment.
     """
     root = Path(folder)
-    documents = _texts(root / "corpus.jsonl")
-    queries = _texts(root / "queries.jsonl")
-    judged = _judgments(root / "qrels" / f"{split}.tsv", queries, documents)
+    return read_judged(root / "corpus.jsonl", root / "queries.jsonl", root / "qrels" / f"{split}.tsv")
+
+
+def read_judged(corpus: Path, queries_file: Path, qrels: Path) -> Retrieval:
+    """The same from three files in that layout, wherever they are.
+
+    Args:
+        corpus: documents, an object with _id, text and perhaps title a line.
+        queries_file: queries, an object with _id and text a line.
+        qrels: query-id, corpus-id and score between tabs, or trec_eval's form.
+
+    Raises:
+        UserError: as `read_beir`.
+    """
+    documents = _texts(corpus)
+    queries = _texts(queries_file)
+    judged = _judgments(qrels, queries, documents)
     places = {name: place for place, name in enumerate(documents)}
     names = [name for name in queries if name in judged]
     relevant = [{places[document]: grade for document, grade in judged[name].items()} for name in names]
