@@ -65,9 +65,9 @@ def kill(
                 os.kill(pid, sign)
         code = child.wait(PATIENCE)
         errors.seek(0)
-        told = errors.read()
-    assert code == (-signal.SIGKILL if sign == signal.SIGKILL else 130), f"the run ended otherwise: {told}"
-    return told
+        message = errors.read()
+    assert code == (-signal.SIGKILL if sign == signal.SIGKILL else 130), f"the run ended otherwise: {message}"
+    return message
 
 
 class Killed(BaseException):

@@ -24,9 +24,9 @@ def lines(pattern: str) -> Iterator[str]:
     for text in TEXTS.values():
         for block in CONSOLE.findall(text):
             for line in block.replace("\\\n", " ").splitlines():
-                found = re.match(pattern, line.split("#")[0].strip())
-                if found:
-                    yield found[1]
+                results = re.match(pattern, line.split("#")[0].strip())
+                if results:
+                    yield results[1]
 
 
 COMMANDS = sorted(set(lines(r"(?:\.venv/bin/|torchrun .*-m )?diffcse (.+)")))
@@ -34,22 +34,22 @@ COMMANDS = sorted(set(lines(r"(?:\.venv/bin/|torchrun .*-m )?diffcse (.+)")))
 
 def help_of(words: list[str]) -> str:
     """The help of the verb that a command begins with; `diffcse sweep SETTINGS` means `diffcse sweep run SETTINGS`."""
-    told = ""
+    message = ""
     for verb in ([words[0]], words[:2], [words[0], "run"]):
         done = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
-        told = done.output if done.exit_code == 0 else told
-        if told and "COMMAND" not in told:
+        message = done.output if done.exit_code == 0 else message
+        if message and "COMMAND" not in message:
             break
-    return told
+    return message
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_and_their_options_exist(command: str) -> None:
     words = command.split()
-    told = help_of(words)
-    assert told, f"no such verb: {words[0]}"
+    message = help_of(words)
+    assert message, f"no such verb: {words[0]}"
     for option in (word for word in words if word.startswith("-") and len(word) > 1):
-        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", told), option
+        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", message), option
 
 
 def test_every_verb_is_shown_somewhere() -> None:

@@ -58,7 +58,7 @@ def test_encode_takes_the_published_arguments_by_position(model):
     np.testing.assert_allclose(got[0], model.encode("The cat", return_numpy=True, normalize_to_unit=False), atol=1e-5)
 
 
-def test_cut_sentences_are_told_without_their_text(model, caplog):
+def test_cut_sentences_are_reported_without_their_text(model, caplog):
     model.encode([*QUERIES, "the"], max_length=4)
     assert [record.getMessage() for record in caplog.records] == ["2 of 3 sentences were cut at 4 tokens"]
 
@@ -101,8 +101,8 @@ def test_a_sentence_is_as_similar_to_itself_as_can_be(model):
     assert all(model.similarity(sentence, sentence) == 1 for sentence in tiny.SENTENCES)
     for how in ({"use_faiss": False}, {"use_faiss": True}):
         model.build_index(sentences, **how)
-        found = model.search(sentences, threshold=1, top_k=1)
-        assert [hits[0] for hits in found] == [(sentence, 1.0) for sentence in sentences]
+        result = model.search(sentences, threshold=1, top_k=1)
+        assert [hits[0] for hits in result] == [(sentence, 1.0) for sentence in sentences]
 
 
 @pytest.mark.parametrize("bad", [None, 3, {"a": 1}, {"a"}])
@@ -130,9 +130,9 @@ def by_hand(model, query, sentences, threshold, top_k):
 def test_search_obeys_threshold_and_top_k_for_one_query_and_for_many(model, how, threshold, top_k):
     sentences = [*tiny.SENTENCES, "The cat sat on a mat."]
     model.build_index(sentences, **how)
-    found = model.search(QUERIES, threshold=threshold, top_k=top_k)
+    result = model.search(QUERIES, threshold=threshold, top_k=top_k)
     alone = model.search(QUERIES[0], threshold=threshold, top_k=top_k)
-    for query, hits in zip([*QUERIES, QUERIES[0]], [*found, alone], strict=True):
+    for query, hits in zip([*QUERIES, QUERIES[0]], [*result, alone], strict=True):
         expected = by_hand(model, query, sentences, threshold, top_k)
         assert [sentence for sentence, _ in hits] == [sentence for sentence, _ in expected]
         np.testing.assert_allclose([score for _, score in hits], [score for _, score in expected], atol=1e-5)

@@ -79,10 +79,10 @@ def test_consoles_and_bars_are_made_in_one_place(construction):
 
 def test_tokenising_tells_how_far_it_is_and_the_cache_tells_nothing(tmp_path):
     rows = datasets.Dataset.from_dict({"text0": tiny.SENTENCES * 5})
-    told: list[int] = []
-    settings = {"max_tokens": 16, "cache_dir": tmp_path, "on_progress": told.append}
+    output: list[int] = []
+    settings = {"max_tokens": 16, "cache_dir": tmp_path, "on_progress": output.append}
     assert len(tokenise(rows, tiny.tokenizer(), **settings)) == 40
-    assert told[-1] == 40 and told == sorted(told)
-    told.clear()
+    assert output[-1] == 40 and output == sorted(output)
+    output.clear()
     assert len(tokenise(rows, tiny.tokenizer(), **settings)) == 40
-    assert told == []
+    assert output == []

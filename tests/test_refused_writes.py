@@ -79,13 +79,13 @@ def diffcse(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        told = capfd.readouterr()
-        assert (ended.value.code or 0) == code, told.err
+        message = capfd.readouterr()
+        assert (ended.value.code or 0) == code, message.err
         if code:
-            assert told.err.count("diffcse: ") == 1
-            assert "Traceback" not in told.err
-            assert len(told.err.strip().splitlines()) == 1, told.err
-        return told.err
+            assert message.err.count("diffcse: ") == 1
+            assert "Traceback" not in message.err
+            assert len(message.err.strip().splitlines()) == 1, message.err
+        return message.err
 
     return run
 
@@ -98,8 +98,10 @@ def test_a_full_disk_leaves_an_index_as_it_was(disk, text, folder, diffcse):
     before = content(place)
     for left in (0, 20_000, 90_000):  # for nothing, for fewer parts than needed, for the parts and not the index
         filler = fill(disk, left)
-        told = diffcse("index", text, "-o", place, "--model", folder, "--add", code=2)
-        assert ("on a disk with 76.8 kB free; got " if left == 20_000 else "No space left on device; make room") in told
+        message = diffcse("index", text, "-o", place, "--model", folder, "--add", code=2)
+        assert (
+            "on a disk with 76.8 kB free; got " if left == 20_000 else "No space left on device; make room"
+        ) in message
         assert {name: data for name, data in content(place).items() if not name.startswith("building")} == before
         assert len(SentenceIndex(place)) == 1
         filler.unlink()
@@ -114,23 +116,23 @@ def test_a_read_only_index_stays_as_it_was(disk, text, folder, diffcse):
     diffcse("index", first, "-o", place, "--model", folder)
     before = content(read_only(disk))
     for arguments in (("-o", place, "--add"), ("-o", disk / "other")):
-        told = diffcse("index", text, *arguments, "--model", folder, code=2)
-        assert "must be on a disk that can be written to; got Read-only file system" in told
+        message = diffcse("index", text, *arguments, "--model", folder, code=2)
+        assert "must be on a disk that can be written to; got Read-only file system" in message
     assert content(disk) == before
     assert len(SentenceIndex(place)) == 1
 
 
 def test_a_file_in_place_of_the_folder_is_left_alone(text, tmp_path, folder, diffcse):
     pytest.importorskip("faiss")
-    taken = tmp_path / "taken"
-    taken.write_text("years of work")
-    told = diffcse("index", text, "-o", taken, "--model", folder, code=2)
-    assert f"index {taken} must be a new or empty folder; got a file" in told
-    told = diffcse("export", folder, "--to", "onnx", "-o", taken, code=2)
-    assert f"folder {taken} must be new, or the model's own; got a file" in told
-    told = diffcse("dedup", text, "-o", taken / "kept.txt", "--model", folder, code=2)
-    assert "must be in an existing folder" in told
-    assert taken.read_text() == "years of work"
+    occupied = tmp_path / "taken"
+    occupied.write_text("years of work")
+    message = diffcse("index", text, "-o", occupied, "--model", folder, code=2)
+    assert f"index {occupied} must be a new or empty folder; got a file" in message
+    message = diffcse("export", folder, "--to", "onnx", "-o", occupied, code=2)
+    assert f"folder {occupied} must be new, or the model's own; got a file" in message
+    message = diffcse("dedup", text, "-o", occupied / "kept.txt", "--model", folder, code=2)
+    assert "must be in an existing folder" in message
+    assert occupied.read_text() == "years of work"
 
 
 def test_a_full_disk_leaves_the_texts_of_dedup_as_they_were(disk, text, folder, diffcse):
@@ -139,8 +141,8 @@ def test_a_full_disk_leaves_the_texts_of_dedup_as_they_were(disk, text, folder, 
     report.write_text("{}\n")
     for left in (0, 4096, 16_384):
         filler = fill(disk, left)
-        told = diffcse("dedup", text, "-o", kept, "--model", folder, "--threshold", 0.99, "--overwrite", code=2)
-        assert "must be on a disk that can be written to; got No space left on device; make room" in told
+        message = diffcse("dedup", text, "-o", kept, "--model", folder, "--threshold", 0.99, "--overwrite", code=2)
+        assert "must be on a disk that can be written to; got No space left on device; make room" in message
         assert content(disk) == {kept.name: b"old\n", report.name: b"{}\n"}
         filler.unlink()
     diffcse("dedup", text, "-o", kept, "--model", folder, "--threshold", 0.99, "--overwrite")
@@ -148,11 +150,11 @@ def test_a_full_disk_leaves_the_texts_of_dedup_as_they_were(disk, text, folder, 
     assert sorted(path.name for path in disk.iterdir()) == [kept.name, report.name]
 
 
-def test_a_read_only_folder_is_told_by_dedup(disk, text, folder, diffcse):
+def test_a_read_only_folder_is_reported_by_dedup(disk, text, folder, diffcse):
     (disk / "kept.txt").write_text("old\n")
     read_only(disk)
-    told = diffcse("dedup", text, "-o", disk / "kept.txt", "--model", folder, "--overwrite", code=2)
-    assert "kept.txt must be in a folder that you may write to" in told
+    message = diffcse("dedup", text, "-o", disk / "kept.txt", "--model", folder, "--overwrite", code=2)
+    assert "kept.txt must be in a folder that you may write to" in message
     assert content(disk) == {"kept.txt": b"old\n"}
 
 
@@ -163,15 +165,15 @@ def test_a_full_or_read_only_disk_leaves_a_model_folder_as_it_was(disk, folder, 
     diffcse("export", folder, "--to", backend, "-o", place)
     before = content(place)
     filler = fill(disk, 20_000)
-    told = diffcse("export", place, "--to", backend, code=2)
-    assert f"folder {place} must be on a disk that can be written to; got " in told
+    message = diffcse("export", place, "--to", backend, code=2)
+    assert f"folder {place} must be on a disk that can be written to; got " in message
     assert content(place) == before
     if backend == "openvino":
         return  # it leaves the file open that it could not write, and so the disk cannot be made read-only
     filler.unlink()
     read_only(disk)
-    told = diffcse("export", place, "--to", backend, code=2)
-    assert "must be on a disk that can be written to; got Read-only file system" in told
+    message = diffcse("export", place, "--to", backend, code=2)
+    assert "must be on a disk that can be written to; got Read-only file system" in message
     assert content(place) == before
 
 
@@ -179,9 +181,9 @@ def test_a_new_model_folder_on_a_full_disk_is_not_begun(disk, folder, diffcse):
     pytest.importorskip("onnxruntime")
     for left in (0, 20_000):
         filler = fill(disk, left)
-        told = diffcse("export", folder, "--to", "onnx", "-o", disk / "new", code=2)
-        assert "new must be on a disk that can be written to; got " in told
-        assert "No space left on device" in told
+        message = diffcse("export", folder, "--to", "onnx", "-o", disk / "new", code=2)
+        assert "new must be on a disk that can be written to; got " in message
+        assert "No space left on device" in message
         assert list(disk.iterdir()) == [filler]
         filler.unlink()
 
@@ -201,9 +203,9 @@ def test_a_disk_that_fills_up_under_a_training_run_loses_nothing(disk, folder, d
             patch.setattr(
                 SafeTrainer, "_save_checkpoint", filling_first(save, disk, lambda t: t.state.global_step == step)
             )
-        told = diffcse(*command, disk / "m", code=2)
-    assert "must be on a disk that can be written to; got" in told
-    assert "make room, then give the same command: it resumes from the last checkpoint" in told
+        message = diffcse(*command, disk / "m", code=2)
+    assert "must be on a disk that can be written to; got" in message
+    assert "make room, then give the same command: it resumes from the last checkpoint" in message
     (disk / "filler").unlink()
     diffcse(*command, disk / "m")
     assert (disk / "m" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()

@@ -49,14 +49,14 @@ def room(module: str) -> str:
 
 def imports(path: Path) -> set[str]:
     """Rooms that a file imports, at its top or inside a function; `if TYPE_CHECKING` counts as well."""
-    found = set()
+    results = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "diffcse":
             names = [f"diffcse.{alias.name}" for alias in node.names] if node.module == "diffcse" else [node.module]
-            found |= {room(name) for name in names}
+            results |= {room(name) for name in names}
         elif isinstance(node, ast.Import):
-            found |= {room(alias.name) for alias in node.names if alias.name.split(".")[0] == "diffcse"}
-    return found & set(ORDER)  # names of the package itself, such as __version__, are no rooms
+            results |= {room(alias.name) for alias in node.names if alias.name.split(".")[0] == "diffcse"}
+    return results & set(ORDER)  # names of the package itself, such as __version__, are no rooms
 
 
 def test_rooms_import_only_what_stands_to_their_left():

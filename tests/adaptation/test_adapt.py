@@ -139,8 +139,8 @@ def test_the_documents_become_searchable(documents: Documents, tmp_path: Path, m
         adapt(documents, tmp_path / "m", **how)
     adapt(documents, tmp_path / "m", **how)
     text = documents.dataset[7]["sentences"]
-    found = CliRunner().invoke(app, ["search", str(tmp_path / "index"), " ".join(text), "-k", "1"])
-    assert found.exit_code == 0 and text[0] in found.output
+    results = CliRunner().invoke(app, ["search", str(tmp_path / "index"), " ".join(text), "-k", "1"])
+    assert results.exit_code == 0 and text[0] in results.output
     with pytest.raises(UserError, match="a new folder"):
         adapt(documents, tmp_path / "other", **how)
     assert not (tmp_path / "other").exists()

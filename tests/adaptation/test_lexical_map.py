@@ -68,13 +68,13 @@ def test_without_bm25_the_map_stays_near_the_identity() -> None:
 
 
 def test_the_seed_decides_and_progress_ends_at_the_total() -> None:
-    told: list[tuple[int, int]] = []
+    output: list[tuple[int, int]] = []
     maps = [
-        fit(Words(), DOCUMENTS, share=0.2, temperature=0.05, seed=seed, on_progress=lambda *done: told.append(done))
+        fit(Words(), DOCUMENTS, share=0.2, temperature=0.05, seed=seed, on_progress=lambda *done: output.append(done))
         for seed in (0, 0, 1)
     ]
     assert maps[0].equal(maps[1]) and not maps[0].equal(maps[2])
-    assert told[-1][0] == told[-1][1]
+    assert output[-1][0] == output[-1][1]
 
 
 def test_many_documents_are_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:

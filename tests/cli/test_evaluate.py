@@ -102,7 +102,7 @@ def test_dev_mode_details_and_train_splits(data: Path, model: str) -> None:
     assert any(line.split()[:2] == ["STS-B", "train"] for line in done.stdout.splitlines())
 
 
-def test_own_pairs_alone_and_beside_tasks(data: Path, model: str, tmp_path: Path) -> None:
+def test_own_pairs_alone_and_next_to_tasks(data: Path, model: str, tmp_path: Path) -> None:
     rows = [f"{a},{b},{i % 5}" for i, (a, b) in enumerate(zip(tiny.WORDS, tiny.WORDS[1:], strict=False))]
     (tmp_path / "p.csv").write_text("left,right,gold\n" + "\n".join(rows))
     options = ("--pairs", tmp_path / "p.csv", "--columns", "left, right ,gold", "--json", tmp_path / "r.json")
@@ -188,9 +188,9 @@ def test_a_split_that_is_missing_is_named_and_the_others_are_scored(data: Path, 
     layout = Layout(tmp_path / "data").write("SICKRelatedness")
     layout.path("SICK", "SICK_test_annotated.txt").unlink()
     options = ("--senteval", layout.root, "--tasks", "SICKRelatedness", "--json", tmp_path / "r.json")
-    told = run(model, *options).stderr
-    assert "SICK_test_annotated.txt must be an existing file" in told and "diffcse data fetch" in told
-    assert "scored without it: SICKRelatedness dev" in told
+    message = run(model, *options).stderr
+    assert "SICK_test_annotated.txt must be an existing file" in message and "diffcse data fetch" in message
+    assert "scored without it: SICKRelatedness dev" in message
     found = json.loads((tmp_path / "r.json").read_text())
     assert found["tasks"]["SICKRelatedness"]["dev"]["pairs"] == 500 and found["missing"]["sts"][-1] == "SICKRelatedness"
 

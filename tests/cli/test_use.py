@@ -64,10 +64,10 @@ def test_similarity(folder):
 def test_index_and_search(tmp_path, folder, text):
     done = run("index", text, "-o", tmp_path / "index", "--model", folder)
     assert "30 texts; 30 rows in the index, every search is exact" in done.stderr
-    found = run("search", tmp_path / "index", lines(text)[3], "-k", "2")
-    assert found.stdout.splitlines()[0] == lines(text)[3]
-    assert found.stdout.splitlines()[1].split(maxsplit=1) == ["1.0000", lines(text)[3]]
-    assert len(found.stdout.splitlines()) == 3
+    result = run("search", tmp_path / "index", lines(text)[3], "-k", "2")
+    assert result.stdout.splitlines()[0] == lines(text)[3]
+    assert result.stdout.splitlines()[1].split(maxsplit=1) == ["1.0000", lines(text)[3]]
+    assert len(result.stdout.splitlines()) == 3
 
 
 def test_search_as_json_from_a_file_of_queries(tmp_path, folder, text):
@@ -75,11 +75,11 @@ def test_search_as_json_from_a_file_of_queries(tmp_path, folder, text):
     queries = tmp_path / "queries.txt"
     queries.write_text("The cat sat.\n\nA bird in the tree.\n")
     done = run("search", tmp_path / "index", "They ate fish.", "--queries", queries, "--json", "--threshold", "0.5")
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["query"] for row in told] == ["They ate fish.", "The cat sat.", "A bird in the tree."]
+    output = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["query"] for row in output] == ["They ate fish.", "The cat sat.", "A bird in the tree."]
     model = DiffCSE(folder)
     model.build_index(lines(text), use_faiss=False)
-    for row in told:
+    for row in output:
         hits = model.search(row["query"], threshold=0.5)
         assert [hit["sentence"] for hit in row["results"]] == [sentence for sentence, _ in hits]
         np.testing.assert_allclose([hit["score"] for hit in row["results"]], [score for _, score in hits], atol=1e-5)

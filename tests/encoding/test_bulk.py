@@ -268,7 +268,7 @@ def after(count, call, refuse):
     return lambda *args, **kwargs: (call if next(left, None) is not None else refuse)(*args, **kwargs)
 
 
-def test_too_small_a_disk_is_told_before_the_first_chunk(tmp_path, model, text, monkeypatch):
+def test_too_small_a_disk_is_reported_before_the_first_chunk(tmp_path, model, text, monkeypatch):
     monkeypatch.setattr(bulk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100})())
     with pytest.raises(UserError, match=r"must be on a disk with 6\.4 kB free; got 100 bytes"):
         encode_file(str(text), tmp_path / "out.npy", lambda: model, settings())
@@ -303,7 +303,7 @@ def no_model():
         ("pairs.csv", "out.npy", "must be read with one column; got sent0, sent1"),
     ],
 )
-def test_bad_input_is_told_before_the_model_is_loaded(tmp_path, text, given, output, match):
+def test_bad_input_is_reported_before_the_model_is_loaded(tmp_path, text, given, output, match):
     (tmp_path / "old.npy").write_bytes(b"")
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(text.read_bytes())[:-20])
@@ -366,7 +366,7 @@ def test_other_forms_of_the_same_text(tmp_path, model, text, name):
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), Encoder(model, settings=SMALL).encode(rows), atol=1e-6)
 
 
-def test_blank_texts_can_be_left_out(tmp_path):
+def test_blank_texts_can_be_skipped(tmp_path):
     path = tmp_path / "mixed.txt"
     path.write_text("a\n\n \nb\n")
     assert list(open_texts(str(path), skip_blank=True)) == ["a", "b"]

@@ -55,12 +55,12 @@ def run(text, output, folder, on_progress=lambda done, total: None, how=SETTINGS
 
 def workers():
     """Processes of Ray's workers that this test started."""
-    found = []
+    processes = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if any("PartWorker" in word for word in process.cmdline()):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(tmp_path, ray, folder, text):

@@ -22,19 +22,19 @@ PAIRS = ScoredPairs(
 
 def test_alignment_and_uniformity_are_the_formulas() -> None:
     embedded = embed(BagOfWords().encode, PAIRS.sentences())
-    found = analyse(embedded, PAIRS)
+    results = analyse(embedded, PAIRS)
     vectors = UNIT(embedded(PAIRS.sentences()))
     positives = [(vectors[i], vectors[i + 4]) for i in (0, 2)]
-    assert found["alignment"] == pytest.approx(np.mean([np.linalg.norm(a - b) ** 2 for a, b in positives]))
+    assert results["alignment"] == pytest.approx(np.mean([np.linalg.norm(a - b) ** 2 for a, b in positives]))
     potential = [np.exp(-2 * np.linalg.norm(vectors[i] - vectors[j]) ** 2) for i in range(8) for j in range(i)]
-    assert found["uniformity"] == pytest.approx(np.log(np.mean(potential)))
-    assert found["positive_pairs"] == 2 and found["data"] == "STSBenchmark test"
+    assert results["uniformity"] == pytest.approx(np.log(np.mean(potential)))
+    assert results["positive_pairs"] == 2 and results["data"] == "STSBenchmark test"
 
 
 def test_histogram_counts_every_pair_once_in_its_range() -> None:
     similarity = np.array([-1.0, 0.04, 0.06, 1.0, 1.0000001, 0.5])
-    found = histogram(similarity, np.array([0.0, 0.99, 1.0, 4.0, 5.0, 3.2]))
-    counts = {level: np.array(row) for level, row in found["counts"].items()}
+    results = histogram(similarity, np.array([0.0, 0.99, 1.0, 4.0, 5.0, 3.2]))
+    counts = {level: np.array(row) for level, row in results["counts"].items()}
     assert {level: int(row.sum()) for level, row in counts.items()} == {
         "0-1": 2,
         "1-2": 1,
@@ -43,7 +43,7 @@ def test_histogram_counts_every_pair_once_in_its_range() -> None:
         "4-5": 2,
     }
     assert counts["4-5"][-1] == 2 and counts["0-1"][0] == 1
-    assert len(found["edges"]) == len(counts["0-1"]) + 1 and found["edges"][0] == -1 and found["edges"][-1] == 1
+    assert len(results["edges"]) == len(counts["0-1"]) + 1 and results["edges"][0] == -1 and results["edges"][-1] == 1
 
 
 def test_retrieval_is_a_plain_ranking() -> None:
@@ -54,13 +54,13 @@ def test_retrieval_is_a_plain_ranking() -> None:
     corpus = np.vstack([first, second])
     ranks = []
     for i in range(10):
-        for query, wanted in ((i, i + 30), (i + 30, i)):
+        for query, expected in ((i, i + 30), (i + 30, i)):
             order = [j for j in np.argsort(-(corpus @ corpus[query])) if j != query]
-            ranks.append(order.index(wanted))
-    found = retrieval(first, second, same)
+            ranks.append(order.index(expected))
+    results = retrieval(first, second, same)
     for cut in (1, 5, 10):
-        assert found[f"recall@{cut}"] == np.mean([rank < cut for rank in ranks])
-    assert (found["queries"], found["sentences"]) == (20, 60)
+        assert results[f"recall@{cut}"] == np.mean([rank < cut for rank in ranks])
+    assert (results["queries"], results["sentences"]) == (20, 60)
 
 
 def test_retrieval_takes_no_harm_from_copies() -> None:
@@ -78,6 +78,6 @@ def test_pairs_without_high_scores_are_refused() -> None:
 def test_the_papers_retrieval_set(shared: Path) -> None:
     pairs = stsb_split(shared / "senteval", "test")
     rng = np.random.default_rng(0)
-    found = analyse(embed(lambda sentences: rng.normal(size=(len(sentences), 8)), pairs.sentences()), pairs)
-    assert found["retrieval"]["queries"] == 2 * 97 and found["retrieval"]["sentences"] == 2758
-    assert sum(map(sum, found["histogram"]["counts"].values())) == 1379
+    results = analyse(embed(lambda sentences: rng.normal(size=(len(sentences), 8)), pairs.sentences()), pairs)
+    assert results["retrieval"]["queries"] == 2 * 97 and results["retrieval"]["sentences"] == 2758
+    assert sum(map(sum, results["histogram"]["counts"].values())) == 1379

@@ -17,28 +17,28 @@ def judged(noise: float, seed: int, pairs: int = 400, gold_seed: int = 0) -> Jud
 
 def test_correlations_are_scipys_and_lie_in_their_intervals() -> None:
     models = {"a": {"STS12": judged(1.0, 1)}, "b": {"STS12": judged(2.0, 2)}}
-    found = compare(models, resamples=200)["tasks"]["STS12"]
+    result = compare(models, resamples=200)["tasks"]["STS12"]
     for name in ("a", "b"):
         expected = spearmanr(models[name]["STS12"].similarity, models[name]["STS12"].scores).statistic
-        assert found[name]["spearman"] == pytest.approx(expected, abs=1e-12)
-        low, high = found[name]["interval"]
+        assert result[name]["spearman"] == pytest.approx(expected, abs=1e-12)
+        low, high = result[name]["interval"]
         assert low < expected < high
-    assert found["b"]["difference"] == pytest.approx(found["b"]["spearman"] - found["a"]["spearman"])
-    assert "difference" not in found["a"]
+    assert result["b"]["difference"] == pytest.approx(result["b"]["spearman"] - result["a"]["spearman"])
+    assert "difference" not in result["a"]
 
 
 def test_a_clear_difference_is_significant_and_an_equal_model_is_not() -> None:
     models = {"base": {"STS12": judged(1.0, 1)}, "worse": {"STS12": judged(3.0, 2)}, "alike": {"STS12": judged(1.0, 3)}}
-    found = compare(models, resamples=500)["tasks"]["STS12"]
-    assert found["worse"]["p"] < 0.01 and found["worse"]["difference_interval"][1] < 0
-    assert found["alike"]["p"] > 0.05
-    low, high = found["alike"]["difference_interval"]
+    result = compare(models, resamples=500)["tasks"]["STS12"]
+    assert result["worse"]["p"] < 0.01 and result["worse"]["difference_interval"][1] < 0
+    assert result["alike"]["p"] > 0.05
+    low, high = result["alike"]["difference_interval"]
     assert low < 0 < high
 
 
 def test_the_same_model_has_no_difference() -> None:
-    found = compare({"a": {"STS12": judged(1.0, 1)}, "b": {"STS12": judged(1.0, 1)}}, resamples=100)["tasks"]["STS12"]
-    assert found["b"]["difference"] == 0 and found["b"]["difference_interval"] == [0, 0] and found["b"]["p"] == 1
+    result = compare({"a": {"STS12": judged(1.0, 1)}, "b": {"STS12": judged(1.0, 1)}}, resamples=100)["tasks"]["STS12"]
+    assert result["b"]["difference"] == 0 and result["b"]["difference_interval"] == [0, 0] and result["b"]["p"] == 1
 
 
 def test_only_ranks_count() -> None:
@@ -75,14 +75,14 @@ def test_the_bootstrap_covers_the_truth() -> None:
 def test_the_average_is_over_sts_tasks_and_its_interval_is_tighter() -> None:
     tasks = {f"STS{year}": judged(1.0, year, gold_seed=year) for year in (12, 13, 14, 15)}
     others = {f"STS{year}": judged(1.3, 50 + year, gold_seed=year) for year in (12, 13, 14, 15)}
-    found = compare({"a": tasks | {"pairs": judged(9.0, 5)}, "b": others | {"pairs": judged(9.0, 6)}}, resamples=200)
-    means = [found["tasks"][f"STS{year}"]["b"]["difference"] for year in (12, 13, 14, 15)]
-    assert found["average"]["b"]["difference"] == pytest.approx(np.mean(means))
+    result = compare({"a": tasks | {"pairs": judged(9.0, 5)}, "b": others | {"pairs": judged(9.0, 6)}}, resamples=200)
+    means = [result["tasks"][f"STS{year}"]["b"]["difference"] for year in (12, 13, 14, 15)]
+    assert result["average"]["b"]["difference"] == pytest.approx(np.mean(means))
 
     def width(one: dict) -> float:
         return one["difference_interval"][1] - one["difference_interval"][0]
 
-    assert width(found["average"]["b"]) < min(width(found["tasks"][f"STS{year}"]["b"]) for year in (12, 13, 14, 15))
+    assert width(result["average"]["b"]) < min(width(result["tasks"][f"STS{year}"]["b"]) for year in (12, 13, 14, 15))
     assert compare({"a": {"pairs": judged(1.0, 1)}, "b": {"pairs": judged(1.0, 2)}}, resamples=20)["average"] is None
 
 
@@ -99,7 +99,7 @@ def test_judged_pairs_are_those_of_the_main_number(tmp_path: Path, mode: str) ->
     plan = suite.plan(tmp_path, suite.select("sts,MR"), mode=mode, official_rows=False)
     embedded = embed(BagOfWords().encode, plan.sentences())
     results = suite.results(embedded, plan)["tasks"]
-    found = judge(plan, embedded)
-    assert set(found) == set(results) - {"MR"}
-    for name, one in found.items():
+    result = judge(plan, embedded)
+    assert set(result) == set(results) - {"MR"}
+    for name, one in result.items():
         assert spearmanr(one.similarity, one.scores).statistic == pytest.approx(results[name]["spearman"], abs=1e-12)

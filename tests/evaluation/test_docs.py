@@ -22,9 +22,9 @@ def test_the_json_is_of_the_form_of_the_results(tmp_path: Path) -> None:
     _subset(shown, evaluate(BagOfWords().encode, planned), optional={"pairs", "analyses", "truncated", "limit"})
 
 
-def _subset(shown: Any, found: Any, optional: set[str]) -> None:
+def _subset(shown: Any, results: Any, optional: set[str]) -> None:
     """Every key that is shown is found, as deep as it is shown."""
     if isinstance(shown, dict):
         for key in shown.keys() - optional:
-            assert key in found
-            _subset(shown[key], found[key], optional if key != "tasks" else set())
+            assert key in results
+            _subset(shown[key], results[key], optional if key != "tasks" else set())

@@ -42,8 +42,8 @@ def size(part: object) -> int:
 
 
 def sizes(task: Task) -> dict[str, int]:
-    found = {name: size(part) for name, part in task.parts.items()}
-    return {"scored": sum(found.values())} if task.name.startswith("STS1") else found
+    results = {name: size(part) for name, part in task.parts.items()}
+    return {"scored": sum(results.values())} if task.name.startswith("STS1") else results
 
 
 def test_reads_every_task_at_the_official_sizes(official: Layout) -> None:
@@ -322,9 +322,9 @@ def test_the_dev_file_that_checkpoints_are_chosen_by(official: Layout, small: La
 
 def test_the_real_files(shared: Path) -> None:
     reading = read_tasks(shared / "senteval", train_splits=True)
-    found = {task.name: sizes(task) for task in reading.tasks}
-    assert found == {
+    results = {task.name: sizes(task) for task in reading.tasks}
+    assert results == {
         name: {part: n for part, n in OFFICIAL[name].items() if (name, part) != ("SICKRelatedness", "test")}
-        for name in found
+        for name in results
     }
-    assert set(found) == {"STS12", "STS13", "STSBenchmark", "SICKRelatedness", "MR", "SST2", "MRPC"}
+    assert set(results) == {"STS12", "STS13", "STSBenchmark", "SICKRelatedness", "MR", "SST2", "MRPC"}

@@ -21,14 +21,14 @@ def as_senteval_does(encoder: BagOfWords, task: Task) -> dict[str, dict[str, obj
             zip(pairs.first, pairs.second, pairs.scores, strict=True),
             key=lambda z: (len(z[0].split()), len(z[1].split())),
         )
-        found = []
+        plain = []
         for first, second, _ in rows:
             u, v = encoder.encode([first])[0], encoder.encode([second])[0]
             with np.errstate(invalid="ignore"):
-                found.append(np.nan_to_num(np.dot(u, v) / (np.linalg.norm(u) * np.linalg.norm(v))))
+                plain.append(np.nan_to_num(np.dot(u, v) / (np.linalg.norm(u) * np.linalg.norm(v))))
         gold = [score for _, _, score in rows]
-        results[name] = {"spearman": spearmanr(found, gold)[0], "pearson": pearsonr(found, gold)[0], "n": len(gold)}
-        all_found += found
+        results[name] = {"spearman": spearmanr(plain, gold)[0], "pearson": pearsonr(plain, gold)[0], "n": len(gold)}
+        all_found += plain
         all_gold += gold
     sizes = [one["n"] for one in results.values()]
     summary: dict[str, object] = {}
@@ -57,15 +57,15 @@ def tasks(tmp_path: Path) -> dict[str, Task]:
 def test_subsets_and_protocols_equal_sentevals(tasks: dict[str, Task], name: str, protocol: str) -> None:
     encoder = BagOfWords()
     expected = as_senteval_does(encoder, tasks[name])
-    found = score_task(tasks[name], embed(encoder.encode, tasks[name].sentences()), protocol=protocol)
+    result = score_task(tasks[name], embed(encoder.encode, tasks[name].sentences()), protocol=protocol)
     for measure in ("spearman", "pearson"):
-        assert found[measure] == pytest.approx(expected["all"][measure][protocol], abs=1e-12)
+        assert result[measure] == pytest.approx(expected["all"][measure][protocol], abs=1e-12)
         for other in ("all", "mean", "wmean"):
-            assert found[other][measure] == pytest.approx(expected["all"][measure][other], abs=1e-12)
-        for subset, one in found["subsets"].items():
+            assert result[other][measure] == pytest.approx(expected["all"][measure][other], abs=1e-12)
+        for subset, one in result["subsets"].items():
             assert one[measure] == pytest.approx(expected[subset][measure], abs=1e-12)
-    assert list(found["subsets"]) == list(tasks[name].parts)
-    assert found["pairs"] == sum(one["pairs"] for one in found["subsets"].values())
+    assert list(result["subsets"]) == list(tasks[name].parts)
+    assert result["pairs"] == sum(one["pairs"] for one in result["subsets"].values())
 
 
 @pytest.mark.parametrize("name", ["STSBenchmark", "SICKRelatedness"])
@@ -73,24 +73,24 @@ def test_splits_are_scored_each_for_itself(tasks: dict[str, Task], name: str) ->
     encoder = BagOfWords()
     expected = as_senteval_does(encoder, tasks[name])
     embedded = embed(encoder.encode, tasks[name].sentences())
-    found = score_task(tasks[name], embedded)
-    assert found["spearman"] == found["test"]["spearman"]
+    result = score_task(tasks[name], embedded)
+    assert result["spearman"] == result["test"]["spearman"]
     for split in ("train", "dev", "test"):
-        assert found[split]["spearman"] == pytest.approx(expected[split]["spearman"], abs=1e-12)
+        assert result[split]["spearman"] == pytest.approx(expected[split]["spearman"], abs=1e-12)
     dev = score_task(tasks[name], embedded, mode="dev")
-    assert dev["spearman"] == found["dev"]["spearman"] and "test" not in dev
+    assert dev["spearman"] == result["dev"]["spearman"] and "test" not in dev
 
 
 def test_without_its_test_split_a_task_has_no_main_number(tasks: dict[str, Task]) -> None:
     whole = tasks["SICKRelatedness"]
     task = Task(name=whole.name, parts={"dev": whole.parts["dev"]}, absent=("test",))
-    found = score_task(task, embed(BagOfWords().encode, task.sentences()))
-    assert "spearman" not in found and found["absent"] == ["test"] and found["dev"]["pairs"] == 60
+    result = score_task(task, embed(BagOfWords().encode, task.sentences()))
+    assert "spearman" not in result and result["absent"] == ["test"] and result["dev"]["pairs"] == 60
 
 
 def test_the_protocols_differ(tasks: dict[str, Task]) -> None:
-    found = score_task(tasks["STS12"], embed(BagOfWords().encode, tasks["STS12"].sentences()))
-    assert len({found[protocol]["spearman"] for protocol in ("all", "mean")}) == 2
+    result = score_task(tasks["STS12"], embed(BagOfWords().encode, tasks["STS12"].sentences()))
+    assert len({result[protocol]["spearman"] for protocol in ("all", "mean")}) == 2
 
 
 def test_cosine_of_no_length_is_zero_and_scale_does_not_matter() -> None:
@@ -100,8 +100,8 @@ def test_cosine_of_no_length_is_zero_and_scale_does_not_matter() -> None:
 
 
 def test_a_constant_encoder_has_no_correlation(tasks: dict[str, Task], recwarn: pytest.WarningsRecorder) -> None:
-    found = score_task(tasks["STS13"], embed(lambda s: np.ones((len(s), 3)), tasks["STS13"].sentences()))
-    assert np.isnan(found["spearman"]) and np.isnan(found["subsets"]["FNWN"]["pearson"])
+    result = score_task(tasks["STS13"], embed(lambda s: np.ones((len(s), 3)), tasks["STS13"].sentences()))
+    assert np.isnan(result["spearman"]) and np.isnan(result["subsets"]["FNWN"]["pearson"])
     assert not recwarn.list
 
 
@@ -113,7 +113,7 @@ def test_score_pairs_is_scipys_on_the_cosines(tasks: dict[str, Task]) -> None:
     pairs = tasks["STSBenchmark"].parts["dev"]
     assert isinstance(pairs, ScoredPairs)
     encoder = BagOfWords()
-    found = score_pairs(encoder.encode, pairs)
+    result = score_pairs(encoder.encode, pairs)
     similarity = cosines(embed(encoder.encode, pairs.sentences()), pairs)
-    assert found.spearman == spearmanr(similarity, pairs.scores).statistic
-    assert found.pairs == 60 and len(encoder.calls[0]) == len(set(pairs.sentences()))
+    assert result.spearman == spearmanr(similarity, pairs.scores).statistic
+    assert result.pairs == 60 and len(encoder.calls[0]) == len(set(pairs.sentences()))

@@ -106,27 +106,27 @@ def vectors(*texts: str) -> Embedded:
 def test_samples_are_sorted_by_length_and_label() -> None:
     texts = ["a b", "c", "d e", "f"]
     embedded = vectors(*texts)
-    found = samples(Labelled(texts=texts, labels=np.array([1, 1, 0, 0])), embedded)
-    assert found.labels.tolist() == [0, 1, 0, 1]
-    np.testing.assert_array_equal(found.features, embedded(["f", "c", "d e", "a b"]))
+    results = samples(Labelled(texts=texts, labels=np.array([1, 1, 0, 0])), embedded)
+    assert results.labels.tolist() == [0, 1, 0, 1]
+    np.testing.assert_array_equal(results.features, embedded(["f", "c", "d e", "a b"]))
 
 
 def test_pairs_become_difference_and_product_sorted_by_both_lengths() -> None:
     embedded = vectors("a b", "c", "d e f", "g")
     pairs = LabelledPairs(first=["a b", "c", "c"], second=["c", "d e f", "g"], labels=np.array([1, 0, 1]))
-    found = samples(pairs, embedded)
-    assert found.labels.tolist() == [1, 0, 1]
+    results = samples(pairs, embedded)
+    assert results.labels.tolist() == [1, 0, 1]
     u, v = embedded(["c", "c", "a b"]), embedded(["g", "d e f", "c"])
-    np.testing.assert_array_equal(found.features, np.hstack([np.abs(u - v), u * v]))
+    np.testing.assert_array_equal(results.features, np.hstack([np.abs(u - v), u * v]))
 
 
 def test_nested_folds_equal_a_plain_loop(tasks: dict[str, Task]) -> None:
     embedded = embed(BagOfWords().encode, tasks["MR"].sentences())
     x, y = split(samples(tasks["MR"].parts["all"], embedded))
     plain = [tuned_plainly(x[train], y[train], 5, fast=True) for train, _ in folds(y, 5)]
-    found = score_task(tasks["MR"], embedded, mode="dev")
-    assert found["l2"] == [l2 for l2, _, _ in plain]
-    assert found["accuracy"] == pytest.approx(np.mean([dev for _, dev, _ in plain]), abs=1e-12)
+    results = score_task(tasks["MR"], embedded, mode="dev")
+    assert results["l2"] == [l2 for l2, _, _ in plain]
+    assert results["accuracy"] == pytest.approx(np.mean([dev for _, dev, _ in plain]), abs=1e-12)
 
 
 def test_one_outer_fold_of_ten_equals_a_plain_loop(tasks: dict[str, Task]) -> None:
@@ -143,30 +143,30 @@ def test_one_outer_fold_of_ten_equals_a_plain_loop(tasks: dict[str, Task]) -> No
 @pytest.mark.parametrize("name", ["TREC", "MRPC"])
 def test_folds_of_the_training_part_equal_a_plain_loop(tasks: dict[str, Task], name: str) -> None:
     embedded = embed(BagOfWords().encode, tasks[name].sentences())
-    found = score_task(tasks[name], embedded)
+    results = score_task(tasks[name], embedded)
     train, test = (split(samples(tasks[name].parts[part], embedded)) for part in ("train", "test"))
     l2, dev, model = tuned_plainly(*train, 10)
     predicted = model.predict(test[0])
-    assert found["l2"] == [l2]
-    assert found["dev"]["accuracy"] == pytest.approx(dev, abs=1e-12)
-    assert found["accuracy"] == (predicted == test[1]).mean()
+    assert results["l2"] == [l2]
+    assert results["dev"]["accuracy"] == pytest.approx(dev, abs=1e-12)
+    assert results["accuracy"] == (predicted == test[1]).mean()
     if name == "MRPC":
-        assert found["f1"] == pytest.approx(f1_score(test[1], predicted), abs=1e-12)
+        assert results["f1"] == pytest.approx(f1_score(test[1], predicted), abs=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["test", "dev"])
 def test_sst2_is_tuned_on_dev(tasks: dict[str, Task], mode: str) -> None:
     embedded = embed(BagOfWords().encode, tasks["SST2"].sentences())
-    found = score_task(tasks["SST2"], embedded, mode=mode)
+    results = score_task(tasks["SST2"], embedded, mode=mode)
     train, dev, test = (split(samples(tasks["SST2"].parts[part], embedded)) for part in ("train", "dev", "test"))
     models, scores = [], []
     for l2 in STRENGTHS:
         models.append(Reference(train[0].shape[1], 2, l2, fast=mode == "dev"))
         scores.append(models[-1].fit(*train, dev))
     best = int(np.argmax([round(100 * score, 2) for score in scores]))
-    assert found["l2"] == [STRENGTHS[best]] and found["dev"]["accuracy"] == scores[best]
-    wanted = scores[best] if mode == "dev" else (models[best].predict(test[0]) == test[1]).mean()
-    assert found["accuracy"] == wanted
+    assert results["l2"] == [STRENGTHS[best]] and results["dev"]["accuracy"] == scores[best]
+    target = scores[best] if mode == "dev" else (models[best].predict(test[0]) == test[1]).mean()
+    assert results["accuracy"] == target
 
 
 def test_the_users_random_numbers_stay_as_they_are(tasks: dict[str, Task]) -> None:

@@ -31,10 +31,10 @@ def text_of(html):
 
 
 def test_search_equals_cosines_by_hand(simple):
-    found = search(simple.corpus, "ab", letters, 3)
-    assert [sentence for sentence, _ in found.hits] == ["aab", "aaa", "bbb"]
-    np.testing.assert_allclose([cosine for _, cosine in found.hits], [3 / 10**0.5, 0.5**0.5, 0.5**0.5], atol=1e-6)
-    np.testing.assert_allclose(found.cosines, [0.5**0.5, 3 / 10**0.5, 0.5**0.5, 0], atol=1e-6)
+    results = search(simple.corpus, "ab", letters, 3)
+    assert [sentence for sentence, _ in results.hits] == ["aab", "aaa", "bbb"]
+    np.testing.assert_allclose([cosine for _, cosine in results.hits], [3 / 10**0.5, 0.5**0.5, 0.5**0.5], atol=1e-6)
+    np.testing.assert_allclose(results.cosines, [0.5**0.5, 3 / 10**0.5, 0.5**0.5, 0], atol=1e-6)
 
 
 def test_search_shows_hits_best_first(simple):
@@ -124,7 +124,7 @@ def test_without_a_discriminator_the_rest_works(tmp_path):
     assert "dc-hits" in answers.search("a bad cafe", "", 3)
 
 
-def test_a_damaged_discriminator_is_told_and_the_rest_works(trained, tmp_path, monkeypatch):
+def test_a_damaged_discriminator_is_reported_and_the_rest_works(trained, tmp_path, monkeypatch):
     def out_of_reach(folder):
         raise UserError("generator", "within reach", "nothing", "get it")
 

@@ -72,9 +72,9 @@ def test_every_button_answers_and_nothing_typed_is_logged(server):
         (("", "secretword", 1), "/sees"),
     ):
         assert 'role="alert"' in client.predict(*arguments, api_name=name)
-    told = log.read_text()
-    assert "secretword" not in told
-    assert "Traceback" not in told
+    output = log.read_text()
+    assert "secretword" not in output
+    assert "Traceback" not in output
 
 
 def test_foreign_names_uploads_and_long_requests_are_refused(server):
@@ -101,12 +101,12 @@ def test_a_browser_shows_the_picture(server, tmp_path):
     assert 'role="tab"' in shown
 
 
-def test_a_taken_or_foreign_address_is_told():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+def test_a_taken_or_foreign_address_is_reported():
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
         with pytest.raises(UserError, match=r"address 127\.0\.0\.1:\d+ must be free on this machine; .*choose another"):
-            check_address("127.0.0.1", taken.getsockname()[1])
+            check_address("127.0.0.1", occupied.getsockname()[1])
     with pytest.raises(UserError, match="must be free on this machine"):
         check_address("no.such.host.invalid", 7860)
 

@@ -99,7 +99,7 @@ def test_a_model_without_its_discriminator(tmp_path):
         what_diffcse_sees(folder, SENTENCE, OTHER, 0)
 
 
-def test_a_damaged_folder_is_told(copy):
+def test_a_damaged_folder_is_reported(copy):
     path = copy / "training" / "model.safetensors"
     state = load_file(path)
     lacking = {name: value for name, value in state.items() if name != "discriminator.head.weight"}
@@ -125,7 +125,7 @@ def test_a_damaged_folder_is_told(copy):
         ('{"settings": {"model": 3}}', r"section must be one of \[model\]"),
     ],
 )
-def test_damaged_settings_are_told(copy, content, fault):
+def test_damaged_settings_are_reported(copy, content, fault):
     (copy / "diffcse.json").write_text(content)
     with pytest.raises(UserError, match=rf"diffcse\.json:? {fault}"):
         load_parts(copy)
@@ -139,7 +139,7 @@ def test_a_folder_may_not_switch_on_foreign_code(copy):
     assert load_parts(copy).config.model.trust_remote_code is False
 
 
-def test_a_generator_out_of_reach_is_told(copy, tmp_path):
+def test_a_generator_out_of_reach_is_reported(copy, tmp_path):
     path = copy / "diffcse.json"
     about = json.loads(path.read_text())
     about["settings"]["model"]["generator"] = str(tmp_path / "gone")

@@ -7,7 +7,7 @@ from diffcse.explore import limits
 
 
 @pytest.mark.parametrize("text", [None, "", " \n\t "])
-def test_an_empty_field_is_told(text):
+def test_an_empty_field_is_reported(text):
     with pytest.raises(UserError, match="Query must be a sentence; got nothing; type a sentence"):
         limits.one_sentence(text, "Query")
     with pytest.raises(UserError, match="Lines must be 2 to 5 sentences, one per line; got 0; add some"):

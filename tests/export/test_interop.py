@@ -116,10 +116,10 @@ def test_mteb(folder, vectors):
     assert isinstance(model, mteb.EncoderProtocol)
     batches = DataLoader(Dataset.from_dict({"text": tiny.SENTENCES}), batch_size=5)
     task = mteb.get_task("STSBenchmark").metadata
-    found = model.encode(
+    encoded = model.encode(
         batches, task_metadata=task, hf_split="test", hf_subset="default", prompt_type=PromptType.query
     )
-    np.testing.assert_allclose(found, vectors, atol=1e-5)
+    np.testing.assert_allclose(encoded, vectors, atol=1e-5)
 
 
 def test_bundled_models_hold_nothing_but_safe_weights_and_text():

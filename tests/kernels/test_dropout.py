@@ -104,22 +104,22 @@ def test_attention_is_that_of_a_plain_loop(blocks, dropout):
     rows = sum(block.sentences * (block.length + block.extra) for block in blocks)
     draw = torch.Generator().manual_seed(0)
     tensors = [torch.randn(rows, 2, 4, generator=draw) for _ in range(3)]
-    wanted = torch.randn(rows, 2, 4, generator=draw)
+    target = torch.randn(rows, 2, 4, generator=draw)
     torch.manual_seed(5)
     mine = [tensor.clone().requires_grad_(True) for tensor in tensors]
     got = attention.attend(mine, blocks, dropout=dropout, scale=0.5)
-    (got * wanted).sum().backward()
+    (got * target).sum().backward()
     torch.manual_seed(5)
     stays, scale = draw_mask((sum(b.sentences * 2 * b.length * (b.length + b.extra) for b in blocks),), dropout)
     theirs = [tensor.clone().requires_grad_(True) for tensor in tensors]
     expected = loop(*theirs, blocks, stays, scale)
-    (expected * wanted).sum().backward()
+    (expected * target).sum().backward()
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-5)
 
 
-def test_layers_made_again_in_the_backward_pass_drop_the_same():
+def test_layers_recomputed_in_the_backward_pass_drop_the_same():
     mask = torch.tensor([[1] * n + [0] * (9 - n) for n in (9, 4, 4, 1)])
     ids = torch.randint(5, 40, mask.shape, generator=torch.Generator().manual_seed(2)) * mask
     gradients = []

@@ -142,7 +142,7 @@ def test_the_discriminator_says_the_same_at_padding(family, padding_id, lengths)
     ids, mask = batch(lengths)
     ids = torch.where(mask.bool(), ids, padding_id)
     drawn = torch.Generator().manual_seed(3)
-    wanted = torch.randn(*ids.shape, 2, generator=drawn)
+    target = torch.randn(*ids.shape, 2, generator=drawn)
     sentence = torch.randn(len(ids), 16, generator=drawn)
     results = []
     for padding_free in (False, True):
@@ -151,7 +151,7 @@ def test_the_discriminator_says_the_same_at_padding(family, padding_id, lengths)
         discriminator = Discriminator(backbone, padding_free=padding_free, padding_asked=True).train()
         vectors = sentence.clone().requires_grad_(True)
         logits = discriminator(ids, mask, vectors)
-        (logits * wanted).sum().backward()
+        (logits * target).sum().backward()
         results.append((logits, vectors.grad, {name: p.grad for name, p in discriminator.named_parameters()}))
     (padded, padded_vectors, padded_gradients), (packed, packed_vectors, packed_gradients) = results
     close(packed, padded)

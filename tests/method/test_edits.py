@@ -60,7 +60,7 @@ def test_first_position_and_padding() -> None:
     assert (_edit(EditConfig(padding_id="pad"), pad_id=7)(**batch).input_ids[padding] == 7).all()
 
 
-def test_generator_keeps_its_dropout_only_where_wanted() -> None:
+def test_generator_keeps_its_dropout_only_where_asked() -> None:
     on, off = Generator(tiny.mlm(), dropout=True), Generator(tiny.mlm(), dropout=False)
     assert on.train().mlm.training
     assert not off.train().mlm.training
@@ -82,10 +82,10 @@ def test_the_likeliest_word_is_found_wherever_it_stands(words: int, bias: bool) 
     rows = 30 * torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = layer(rows)
-        found = _likeliest(layer, rows)
-    assert found.shape == (400,)
-    assert len(found.unique()) > 2  # not one word that always wins
-    assert torch.equal(found, logits.argmax(-1))
+        results = _likeliest(layer, rows)
+    assert results.shape == (400,)
+    assert len(results.unique()) > 2  # not one word that always wins
+    assert torch.equal(results, logits.argmax(-1))
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "modernbert"])

@@ -72,10 +72,10 @@ def test_a_draft_is_aligned_with_its_sentence(name: str) -> None:
             assert (getattr(draft, field) == getattr(again, field)).all()
             assert len(getattr(draft, field)) == len(draft.input_ids)
         assert draft.input_ids[0] == 2 and draft.input_ids[-1] == 3
-        told = draft.original != NOTHING
-        kept = told & ~draft.chosen
+        known = draft.original != NOTHING
+        kept = known & ~draft.chosen
         assert (draft.input_ids[kept] == draft.original[kept]).all()
-        assert (np.diff(draft.original[told]) > 0)[1:-1].all()  # in the sentence's order
+        assert (np.diff(draft.original[known]) > 0)[1:-1].all()  # in the sentence's order
     grown = np.array([len(draft.input_ids) for draft in drafts]) - len(SENTENCE)
     asked = np.mean([draft.chosen.sum() for draft in drafts])
     assert {

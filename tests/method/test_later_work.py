@@ -50,7 +50,7 @@ def test_contrast_between_dimensions_by_a_plain_loop() -> None:
     assert float(later_work.between_dimensions(z1, z2, temperature=5.0)) == pytest.approx(sum(expected) / 7, abs=1e-5)
 
 
-def test_false_negatives_are_left_out_and_positives_never() -> None:
+def test_false_negatives_are_excluded_and_positives_never() -> None:
     z1, z2, z3 = vectors()
     guide = torch.eye(5)
     guide[1] = guide[0]

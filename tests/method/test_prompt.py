@@ -48,8 +48,8 @@ def test_the_prompt_stands_around_every_sentence_and_the_tokenizer_stays_as_it_w
 def test_a_prompt_may_stand_on_one_side_only() -> None:
     tokens = prompted(tiny.tokenizer(), "{sentence} is [MASK]")
     assert words(tokens, tokens("dog")["input_ids"]).startswith("[CLS] ")
-    found = Prompt.of(tokens)
-    assert found is not None and found.before == 1
+    results = Prompt.of(tokens)
+    assert results is not None and results.before == 1
 
 
 def test_a_byte_level_tokenizer_keeps_its_prompt_through_saving(tmp_path: Path) -> None:

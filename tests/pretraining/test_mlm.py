@@ -173,10 +173,10 @@ def test_stopped_by_ctrl_c_is_said_and_resumes_with_the_same_bits(
 
     original = GracefulStop.on_step_end
     monkeypatch.setattr(GracefulStop, "on_step_end", stop_at_seven)
-    told = CliRunner().invoke(app, command("stopped"))
-    assert isinstance(told.exception, Interrupted)
-    assert str(told.exception) == "stopped at step 7; the same command resumes"
-    assert "model in" not in told.output
+    message = CliRunner().invoke(app, command("stopped"))
+    assert isinstance(message.exception, Interrupted)
+    assert str(message.exception) == "stopped at step 7; the same command resumes"
+    assert "model in" not in message.output
     assert not (tmp_path / "stopped" / "model.safetensors").exists()
     monkeypatch.undo()
     for source, name in (("stopped", "stopped"), ("stopped", "whole")):

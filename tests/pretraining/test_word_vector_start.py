@@ -64,8 +64,8 @@ def test_counts_are_those_of_a_plain_loop(lines, monkeypatch, at_once):
                 if abs(i - j) <= window:
                     expected[int(row[i]), int(row[j])] += 1
         entries = pairs.tocoo()
-        found = zip(entries.row.tolist(), entries.col.tolist(), entries.data.tolist(), strict=True)
-        assert {(i, j): n for i, j, n in found if n} == dict(expected)
+        results = zip(entries.row.tolist(), entries.col.tolist(), entries.data.tolist(), strict=True)
+        assert {(i, j): n for i, j, n in results if n} == dict(expected)
 
 
 def test_pmi_is_the_formula_and_not_negative():
@@ -163,7 +163,7 @@ def test_the_start_is_the_weighted_mean_of_word_vectors(lines, tokenizer_folder)
 
 
 @pytest.mark.parametrize("heads", [2, 4])
-def test_a_word_weighs_less_beside_words_like_it(lines, tokenizer_folder, heads):
+def test_a_word_weighs_less_next_to_words_like_it(lines, tokenizer_folder, heads):
     """Each token's vector is divided by 1 + 2 r, r being its product with the sentence's sum."""
     rng = np.random.default_rng(0)
     config = CooccurConfig(**{**SMALL, "hidden_size": 32, "heads": heads}, tokenizer=tokenizer_folder, redundancy=2.0)
@@ -182,10 +182,10 @@ def test_a_word_weighs_less_beside_words_like_it(lines, tokenizer_folder, heads)
         row = token_ids([line], tokenizer)[0]
         redundancy = (vectors[row] @ vectors[row].T).sum(1)
         got = states(model, line)[1:-1, :-4]
-        found = np.linalg.norm(vectors[row] * 32**0.5 / 2**0.5, axis=1) / np.linalg.norm(got, axis=1)
+        results = np.linalg.norm(vectors[row] * 32**0.5 / 2**0.5, axis=1) / np.linalg.norm(got, axis=1)
         shared = 100 / (100 + len(row) + 1)  # of the softmax, by [CLS]: what the others share, they lack twice
-        np.testing.assert_allclose(found, 1 + 2.0 * redundancy * shared**2, atol=0.1)
-        assert np.corrcoef(found, redundancy)[0, 1] > 0.99
+        np.testing.assert_allclose(results, 1 + 2.0 * redundancy * shared**2, atol=0.1)
+        assert np.corrcoef(results, redundancy)[0, 1] > 0.99
         directions = (got * vectors[row]).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(vectors[row], axis=1)
         np.testing.assert_allclose(directions, 1.0, atol=2e-3)
 
@@ -234,9 +234,9 @@ def test_command_line(lines, tokenizer_folder, tmp_path):
     (tmp_path / "t.txt").write_text("\n".join(lines))
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     command = ["cooccur", str(tmp_path / "t.txt"), "-o", str(tmp_path / "m"), "--tokenizer", tokenizer_folder, *options]
-    told = CliRunner().invoke(app, [*command, "--cache", str(tmp_path / "cache")])
-    assert told.exit_code == 0, told.output
-    assert "half of a held-out sentence finds the other half of 10" in " ".join(told.output.split())
+    message = CliRunner().invoke(app, [*command, "--cache", str(tmp_path / "cache")])
+    assert message.exit_code == 0, message.output
+    assert "half of a held-out sentence finds the other half of 10" in " ".join(message.output.split())
     assert (tmp_path / "m" / "modules.json").is_file()
 
 

@@ -86,9 +86,9 @@ def test_twice_is_once(tmp_path: Path) -> None:
 def test_what_was_there_stays_and_the_same_measure_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     update_card(tmp_path, RESULTS)
-    found = numbers(tmp_path)
-    assert found[("other", None, "ndcg")] == 0.5 and found[("sts-b", "dev", "cosine_spearman")] == 0.85
-    assert len(found) == 12
+    results = numbers(tmp_path)
+    assert results[("other", None, "ndcg")] == 0.5 and results[("sts-b", "dev", "cosine_spearman")] == 0.85
+    assert len(results) == 12
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.model_name == "my model" and card.data.tags == ["mine"] and card.data.license == "mit"
     assert card.text.strip() == "# My model\n\nWords of mine, with ünïcode."
@@ -101,8 +101,8 @@ def test_new_numbers_replace_old_ones(tmp_path: Path) -> None:
 
 
 def test_dev_results_are_marked_as_dev() -> None:
-    found = eval_results({"mode": "dev", "tasks": {"STSBenchmark": {"spearman": 0.8, "dev": {"spearman": 0.8}}}})
-    assert [(one.dataset_split, one.metric_value) for one in found] == [("dev", 0.8)]
+    results = eval_results({"mode": "dev", "tasks": {"STSBenchmark": {"spearman": 0.8, "dev": {"spearman": 0.8}}}})
+    assert [(one.dataset_split, one.metric_value) for one in results] == [("dev", 0.8)]
 
 
 def test_a_card_needs_a_folder(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def found(planned: Plan) -> dict[str, Any]:
+def result(planned: Plan) -> dict[str, Any]:
     return json.loads(json.dumps(results(embed(BagOfWords().encode, planned.sentences()), planned, model=NAME)))
 
 
@@ -104,9 +104,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory, found: dict[str, Any], run_folder: Path) -> Page:
+def shown(tmp_path_factory: pytest.TempPathFactory, result: dict[str, Any], run_folder: Path) -> Page:
     """The page of everything."""
-    return page(tmp_path_factory.mktemp("page"), found, run_folder)
+    return page(tmp_path_factory.mktemp("page"), result, run_folder)
 
 
 def page(tmp_path: Path, content: Any, *runs: Path) -> Page:
@@ -115,38 +115,38 @@ def page(tmp_path: Path, content: Any, *runs: Path) -> Page:
     return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
-def test_the_numbers_of_the_results_and_the_published_ones(shown: Page, found: dict[str, Any]) -> None:
-    tasks = found["tasks"]
+def test_the_numbers_of_the_results_and_the_published_ones(shown: Page, result: dict[str, Any]) -> None:
+    tasks = result["tasks"]
     sts = [tasks.get(name, {}).get("spearman") for name in STS_TASKS]
     accuracy = [tasks.get(name, {}).get("accuracy") for name in TRANSFER_TASKS]
     rows = [row[1:] for row in shown.rows if row[0] == NAME]
     for values, group in ((sts, "sts"), (accuracy, "transfer")):
         cells = [DASH if value is None else f"{100 * value:.2f}" for value in values]
-        assert [*cells, f"{100 * found['average'][group]:.2f}*"] in rows
+        assert [*cells, f"{100 * result['average'][group]:.2f}*"] in rows
     assert shown.row("DiffCSE-BERT-basepublished")[-1] == "78.49"
     published = [attributes for tag, attributes in shown.tags if tag == "tr" and attributes.get("class") == "published"]
     assert len(published) == 6 == sum("published" in row[0] for row in shown.rows)
     assert "single runs" in shown.text and "not measured here" in shown.text
 
 
-def test_every_subset_recall_and_own_pairs(shown: Page, found: dict[str, Any]) -> None:
-    msrpar = found["tasks"]["STS12"]["subsets"]["MSRpar"]
+def test_every_subset_recall_and_own_pairs(shown: Page, result: dict[str, Any]) -> None:
+    msrpar = result["tasks"]["STS12"]["subsets"]["MSRpar"]
     expected = ["STS12", "MSRpar", f"{100 * msrpar['spearman']:.2f}", f"{100 * msrpar['pearson']:.2f}", "66"]
     assert expected in shown.rows
-    assert f"{100 * found['analyses']['retrieval']['recall@1']:.2f}" in shown.text
-    assert [f"{100 * found['pairs']['spearman']:.2f}", f"{100 * found['pairs']['pearson']:.2f}", "66"] in [
+    assert f"{100 * result['analyses']['retrieval']['recall@1']:.2f}" in shown.text
+    assert [f"{100 * result['pairs']['spearman']:.2f}", f"{100 * result['pairs']['pearson']:.2f}", "66"] in [
         row[1:] for row in shown.rows
     ]
 
 
-def test_text_of_the_data_stays_text(tmp_path: Path, found: dict[str, Any]) -> None:
+def test_text_of_the_data_stays_text(tmp_path: Path, result: dict[str, Any]) -> None:
     folder = tmp_path / "x <script>alert(1)<script> $y$"
     folder.mkdir()
     (folder / "metrics.jsonl").write_text(
         '{"step": 1, "loss": 1.0}\n{"step": 2, "<img src=x onerror=alert(1)>": 0.5}\n'
     )
-    other = {**found, "model": "\ud800 control \x00\x1b character"}
-    shown = page(tmp_path, {"models": [found, other], "comparison": None}, folder)
+    other = {**result, "model": "\ud800 control \x00\x1b character"}
+    shown = page(tmp_path, {"models": [result, other], "comparison": None}, folder)
     assert NAME in shown.text
     assert shown.names() & {"script", "b", "img", "iframe", "link"} == set()
     assert EVIL in shown.text and "<img src=x onerror=alert(1)>" in shown.text
@@ -185,8 +185,8 @@ def test_pictures_are_part_of_the_page(shown: Page) -> None:
     assert "prefers-color-scheme: dark" in style and "var(--series0)" in drawn and "#0072b2" not in drawn
 
 
-def test_what_is_missing_names_the_command_that_brings_it(tmp_path: Path, found: dict[str, Any]) -> None:
-    bare = {key: value for key, value in found.items() if key not in ("analyses", "pairs", "encoding")}
+def test_what_is_missing_names_the_command_that_brings_it(tmp_path: Path, result: dict[str, Any]) -> None:
+    bare = {key: value for key, value in result.items() if key not in ("analyses", "pairs", "encoding")}
     bare["tasks"] = {"STS12": bare["tasks"]["STS12"]}
     bare |= {"average": {"sts": 0.5, "transfer": None}, "complete": {"sts": False, "transfer": False}}
     bare["missing"] = {"sts": ["STSBenchmark"], "transfer": ["MR"]}
@@ -199,33 +199,33 @@ def test_what_is_missing_names_the_command_that_brings_it(tmp_path: Path, found:
     assert "not scored: STSBenchmark: no file" in shown.text
 
 
-def test_results_without_neighbours_say_so(tmp_path: Path, found: dict[str, Any]) -> None:
-    analyses = {key: value for key, value in found["analyses"].items() if key != "neighbours"}
-    assert "Not measured. To show the nearest neighbours, " in page(tmp_path, {**found, "analyses": analyses}).text
+def test_results_without_neighbours_say_so(tmp_path: Path, result: dict[str, Any]) -> None:
+    analyses = {key: value for key, value in result["analyses"].items() if key != "neighbours"}
+    assert "Not measured. To show the nearest neighbours, " in page(tmp_path, {**result, "analyses": analyses}).text
 
 
-def test_a_comparison(tmp_path: Path, planned: Plan, found: dict[str, Any]) -> None:
+def test_a_comparison(tmp_path: Path, planned: Plan, result: dict[str, Any]) -> None:
     embedded = embed(BagOfWords().encode, planned.sentences())
     judged = judge(planned, embedded)
     compared = compare({"one": judged, "two": judged}, resamples=20)
-    models = [{**found, "model": "one"}, {**found, "model": "two"}]
+    models = [{**result, "model": "one"}, {**result, "model": "two"}]
     shown = page(tmp_path, {"models": models, "comparison": compared})
     row = next(row for row in shown.rows if row[:2] == ["STS12", "two"])
-    assert row[2] == f"{100 * found['tasks']['STS12']['spearman']:.2f}" and row[4] == "+0.00" and row[6] == "1.000"
+    assert row[2] == f"{100 * result['tasks']['STS12']['spearman']:.2f}" and row[4] == "+0.00" and row[6] == "1.000"
     assert "paired randomisation test against one; 20 resamples" in shown.text
 
 
-def test_neighbours_show_the_partner(shown: Page, found: dict[str, Any]) -> None:
-    (first, second) = found["analyses"]["neighbours"]
+def test_neighbours_show_the_partner(shown: Page, result: dict[str, Any]) -> None:
+    (first, second) = result["analyses"]["neighbours"]
     assert first["query"] == f"{EVIL} the dog" and first["partner"] == f"{EVIL} the old dog"
     assert second["nearest"][0]["cosine"] >= second["nearest"][1]["cosine"]
     assert sum(1 for tag, attributes in shown.tags if tag == "li" and attributes.get("class") == "partner") == 2
 
 
 def test_the_same_bytes_again_and_figures_as_files(
-    tmp_path: Path, shown: Page, found: dict[str, Any], run_folder: Path
+    tmp_path: Path, shown: Page, result: dict[str, Any], run_folder: Path
 ) -> None:
-    (tmp_path / "r.json").write_text(json.dumps(found))
+    (tmp_path / "r.json").write_text(json.dumps(result))
     output, figures = tmp_path / "report.html", tmp_path / "figures"
     arguments = [str(tmp_path / "r.json"), str(run_folder), "-o", str(output), "--figures", str(figures)]
     done = CliRunner().invoke(app, ["report", *arguments], catch_exceptions=False)
@@ -250,13 +250,13 @@ EDITED = [
 
 
 @pytest.mark.parametrize(("change", "fault"), EDITED)
-def test_results_that_were_edited(tmp_path: Path, found: dict[str, Any], change: dict[str, Any], fault: str) -> None:
+def test_results_that_were_edited(tmp_path: Path, result: dict[str, Any], change: dict[str, Any], fault: str) -> None:
     with pytest.raises(UserError, match=f"r.json must be results of an evaluation; got {fault}; write it with"):
-        page(tmp_path, {**found, **change})
+        page(tmp_path, {**result, **change})
     assert not (tmp_path / "report.html").exists()
 
 
-def test_an_edited_comparison(tmp_path: Path, found: dict[str, Any]) -> None:
+def test_an_edited_comparison(tmp_path: Path, result: dict[str, Any]) -> None:
     good = {"baseline": "a", "resamples": 9, "tasks": {}, "average": None}
     for change, fault in (
         ({"average": {"a": {"spearman": 1}}}, r"comparison\.average\.a without interval"),
@@ -264,10 +264,10 @@ def test_an_edited_comparison(tmp_path: Path, found: dict[str, Any]) -> None:
         ({"resamples": None}, r"comparison\.resamples is None"),
     ):
         with pytest.raises(UserError, match=f"must be results of an evaluation; got .*{fault}"):
-            page(tmp_path, {"models": [found], "comparison": {**good, **change}})
+            page(tmp_path, {"models": [result], "comparison": {**good, **change}})
 
 
-def test_runs_are_named_apart_and_broken_lines_left_out(tmp_path: Path, run_folder: Path) -> None:
+def test_runs_are_named_apart_and_broken_lines_skipped(tmp_path: Path, run_folder: Path) -> None:
     other = tmp_path / "others" / "first"
     shutil.copytree(run_folder, other)
     first, second = read_runs([run_folder, other])
@@ -276,7 +276,7 @@ def test_runs_are_named_apart_and_broken_lines_left_out(tmp_path: Path, run_fold
     assert first.lines[-1] == {"step": 40}
 
 
-def test_bad_input(tmp_path: Path, found: dict[str, Any]) -> None:
+def test_bad_input(tmp_path: Path, result: dict[str, Any]) -> None:
     def refused(match: str, content: str | None, *runs: Path) -> None:
         path = tmp_path / "bad.json"
         path.unlink(missing_ok=True)
@@ -296,10 +296,10 @@ def test_bad_input(tmp_path: Path, found: dict[str, Any]) -> None:
         ('{"model": "x", "tasks": {}}', r"models\.0 without mode"),
     ):
         refused(f"bad.json must be results of an evaluation; got {fault}", other)
-    refused("metrics.jsonl must be the log of a training run; got .*No such file", json.dumps(found), tmp_path)
+    refused("metrics.jsonl must be the log of a training run; got .*No such file", json.dumps(result), tmp_path)
     (tmp_path / "metrics.jsonl").write_text("nothing\n")
-    refused("metrics.jsonl must be the log of a training run; got no line with a step", json.dumps(found), tmp_path)
-    (tmp_path / "r.json").write_text(json.dumps(found))
+    refused("metrics.jsonl must be the log of a training run; got no line with a step", json.dumps(result), tmp_path)
+    (tmp_path / "r.json").write_text(json.dumps(result))
     with pytest.raises(UserError, match=r"--output .* must be a file in an existing folder"):
         CliRunner().invoke(
             app, ["report", str(tmp_path / "r.json"), "-o", str(tmp_path / "no" / "r.html")], catch_exceptions=False

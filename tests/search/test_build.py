@@ -161,7 +161,7 @@ def no_model():
     raise AssertionError("the model was loaded before the input was checked")
 
 
-def test_bad_input_is_told_before_the_model_is_loaded(tmp_path, model, text):
+def test_bad_input_is_reported_before_the_model_is_loaded(tmp_path, model, text):
     with pytest.raises(UserError, match="must be an existing file"):
         index_text(str(tmp_path / "none.txt"), tmp_path / "index", no_model, model=None)
     with pytest.raises(UserError, match=r"must be an index folder; got no index\.sqlite"):
@@ -202,15 +202,15 @@ def test_the_prompts_of_the_index_are_used_for_what_is_added_and_searched(tmp_pa
     expected = (documents @ query[0]).max()
     assert TextSearch(made, model).search(["sat"], 1)[0][0].score == pytest.approx(expected, abs=1e-5)
     bare = Encoder(model, settings=EncodeSettings(normalize=True, prompt="")).encode(["sat"])
-    found = TextSearch(made, model, prompt="").search(["sat"], 1)[0][0].score
-    assert found == pytest.approx((documents @ bare[0]).max(), abs=1e-5) != pytest.approx(expected, abs=1e-5)
+    results = TextSearch(made, model, prompt="").search(["sat"], 1)[0][0].score
+    assert results == pytest.approx((documents @ bare[0]).max(), abs=1e-5) != pytest.approx(expected, abs=1e-5)
     index(model, text, tmp_path / "index", add=True)
     np.testing.assert_allclose(SentenceIndex(tmp_path / "index")._vectors[40:], documents, atol=1e-6)
     with pytest.raises(UserError, match="the prompt of added texts must be the index's own, 'a dog '; got 'x'"):
         index(model, text, tmp_path / "index", add=True, prompt=lambda model: "x")
 
 
-def test_a_model_with_several_prompts_for_queries_has_to_be_told_which(tmp_path, text):
+def test_a_model_with_several_prompts_for_queries_must_know_which(tmp_path, text):
     model = prompted(tmp_path / "model", web_query="the ", code_query="a ")
     made, _ = index(model, text, tmp_path / "index")
     assert made.facts.query_prompt is None

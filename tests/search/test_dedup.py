@@ -60,12 +60,12 @@ def test_files(tmp_path, model):
     counts = dedup_file(str(text), output, report, lambda: model, threshold=0.999, settings=SETTINGS)
     assert counts == DedupCounts(kept=2, dropped=2, blank=1)
     assert output.read_text() == "The cat sat.\nA bird sings loudly.\n"
-    told = [json.loads(line) for line in report.read_text().splitlines()]
-    assert [(row["line"], row["repeats"], row["text"]) for row in told] == [
+    message = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [(row["line"], row["repeats"], row["text"]) for row in message] == [
         (3, 1, "the cat sat ."),
         (5, 1, "The cat sat."),
     ]
-    assert all(row["cosine"] == pytest.approx(1, abs=1e-5) for row in told)
+    assert all(row["cosine"] == pytest.approx(1, abs=1e-5) for row in message)
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, model, monkeypatch):
@@ -117,7 +117,7 @@ def no_model():
         ("text.txt", "no/out.txt", "report", "must be in an existing folder"),
     ],
 )
-def test_bad_input_is_told_before_the_model_is_loaded(tmp_path, given, output, report, match):
+def test_bad_input_is_reported_before_the_model_is_loaded(tmp_path, given, output, report, match):
     tiny.write_sentences(tmp_path / "text.txt", 5)
     files = [tmp_path / name for name in (given, output, report)]
     with pytest.raises(UserError, match=match):

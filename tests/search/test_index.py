@@ -82,13 +82,13 @@ def test_threshold_and_top_k(tmp_path):
 def test_exact_nearest_of_all_and_of_some_with_ties_by_place(monkeypatch, block):
     monkeypatch.setattr(nearest, "_BLOCK", block)
     array = np.concatenate([vectors(40), vectors(40)])  # every vector twice
-    scores, found = exact(array, array[:5], 3)
-    assert [list(f[:2]) for f in found] == [[n, n + 40] for n in range(5)]
+    scores, results = exact(array, array[:5], 3)
+    assert [list(f[:2]) for f in results] == [[n, n + 40] for n in range(5)]
     assert (scores[:, :2] == 1).all()
     chosen = np.arange(0, 80, 3)
-    _, found = exact(array, array[:5], 4, chosen)
+    _, results = exact(array, array[:5], 4, chosen)
     _, expected = exact_search(array[chosen], array[:5], 4)
-    np.testing.assert_array_equal(found, chosen[expected])
+    np.testing.assert_array_equal(results, chosen[expected])
     assert exact(array[:0], array[:5], 3)[0].shape == (5, 0)
 
 
@@ -135,10 +135,10 @@ def test_conditions_are_exact_also_after_deletes(tmp_path, small_limits, size, w
     assert index.delete("_id % 7 = 0") == len(range(0, size, 7))
     allowed = np.array([n for n in range(size) if holds(n) and n % 7], dtype=np.int64)
     expected = exact(array, queries, 10, allowed)[1]
-    found = places(index, queries, where=where)
-    assert {n for near in found for n in near} <= set(allowed.tolist())
-    assert [len(near) for near in found] == [min(10, len(allowed))] * 20
-    recall = np.mean([len({*a} & {*b}) / max(1, len(b)) for a, b in zip(found, expected, strict=True)])
+    results = places(index, queries, where=where)
+    assert {n for near in results for n in near} <= set(allowed.tolist())
+    assert [len(near) for near in results] == [min(10, len(allowed))] * 20
+    recall = np.mean([len({*a} & {*b}) / max(1, len(b)) for a, b in zip(results, expected, strict=True)])
     assert recall >= 0.98 or not len(allowed)
 
 

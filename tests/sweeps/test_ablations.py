@@ -12,14 +12,14 @@ from diffcse.sweeps.report import describe
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_row_is_a_run_of_its_own_with_a_published_number(table):
-    wanted = ablation(table, preset="bert-sts", settings={"max_steps": 5})
-    runs = plan_runs(wanted.settings, {"seed": [0, 1]}, wanted.rows)
+    expected = ablation(table, preset="bert-sts", settings={"max_steps": 5})
+    runs = plan_runs(expected.settings, {"seed": [0, 1]}, expected.rows)
     assert len(runs) == 2 * len(TABLES[table]) == len({run.name for run in runs})
     for run in runs:
         assert run.config.training.max_steps == 5
         row = {name: value for name, value in run.varied.items() if name != "seed"}
         score = next(score for given, score in TABLES[table] if given == row)
-        assert wanted.published.get(describe(row)) == score
+        assert expected.published.get(describe(row)) == score
         assert 54 < score < 85
 
 

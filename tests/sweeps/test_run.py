@@ -105,8 +105,8 @@ def test_a_sweep_runs_records_failures_resumes_and_skips(tmp_path):
     assert Results(out).all()[0] == good
 
     figures = tmp_path / "figures.json"
-    told = diffcse("sweep", "report", out, "--json", figures, "--plot", tmp_path / "plot.svg")
-    assert told.returncode == 0, told.stderr
+    output = diffcse("sweep", "report", out, "--json", figures, "--plot", tmp_path / "plot.svg")
+    assert output.returncode == 0, output.stderr
     content = json.loads(figures.read_text())
     assert content["metric"] == "train loss"
     assert content["settings"][0]["scores"] == [good.scores["train loss"]]

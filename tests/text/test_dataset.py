@@ -460,7 +460,7 @@ def test_a_second_call_reads_nothing(tmp_path: Path, cache: Path, monkeypatch: p
     assert again.to_dict() == rows.to_dict() and same == report and again._fingerprint == rows._fingerprint
 
 
-def test_changed_files_and_settings_are_read_anew(tmp_path: Path, cache: Path) -> None:
+def test_changed_files_and_settings_are_read_again(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "t.txt"
     path.write_text("aaa\nbbb\n")
     first = read_texts(path, cache_dir=cache)[0]
@@ -487,7 +487,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, cache: Path, monkey
     assert len(read_texts(tmp_path / "t.txt", cache_dir=cache)[0]) == 3
 
 
-def test_a_killed_write_is_made_again(tmp_path: Path, cache: Path) -> None:
+def test_a_killed_write_is_written_again(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "t.txt").write_text("".join(f"sentence {i}\n" for i in range(20_000)))
     program = (
         "import os, signal, sys; from diffcse.text import dataset as data; whole = data.batches\n"
@@ -502,7 +502,7 @@ def test_a_killed_write_is_made_again(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "facts"])
-def test_a_damaged_entry_is_made_again(tmp_path: Path, cache: Path, damage: str) -> None:
+def test_a_damaged_entry_is_written_again(tmp_path: Path, cache: Path, damage: str) -> None:
     (tmp_path / "t.txt").write_text("".join(f"sentence {i}\n" for i in range(30_000)))
     read_texts(tmp_path / "t.txt", cache_dir=cache)
     (table,) = cache.glob("*/data.arrow")
@@ -594,7 +594,7 @@ def test_every_column_is_tokenised(tmp_path: Path, cache: Path) -> None:
     }
 
 
-def test_ids_are_made_once(rows: datasets.Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_are_computed_once(rows: datasets.Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = tiny.tokenizer()
     first = tokenise(rows, tokenizer, max_tokens=8, cache_dir=cache)
     tokenizer(["the cat", "a"], padding=True, truncation=True, max_length=4)  # changes the backend's settings

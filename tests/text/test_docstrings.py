@@ -185,7 +185,7 @@ def test_the_cache_serves_until_the_packages_change(root: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("content", [b"", b'{"key": ', b"[]", b'{"sentences": []}', b"\xff"])
-def test_a_damaged_cache_is_made_again(root: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_cache_is_written_again(root: Path, tmp_path: Path, content: bytes) -> None:
     cache = tmp_path / "docs.json"
     first = collect(limit=100, cache=cache, roots=[root])
     cache.write_bytes(content)

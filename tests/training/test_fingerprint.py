@@ -86,7 +86,7 @@ def test_the_next_batch_is_the_one_that_is_trained_on_next(place: Path, tmp_path
     assert fingerprint(interrupted(place, tmp_path / "a", 5)).next_batch == tree_digest(list(order)[:8])
 
 
-def test_trees_are_told_apart() -> None:
+def test_trees_are_reported_apart() -> None:
     trees = [
         {"a": 1},
         {"a": 1.0},

@@ -111,7 +111,7 @@ def test_documents_of_one_sentence_are_counted_and_said() -> None:
     )
 
 
-def test_instances_that_share_a_document_or_a_text_are_told() -> None:
+def test_instances_that_share_a_document_or_a_text_are_known() -> None:
     a, b = [["The cat sat.", "A dog ran.", "She saw a house."], ["They ate fish.", "The cat sat."]]
     rows = documents([a, b, a, ["We like music."], ["It is old."]], keys=["a", "b", "a", "c", "d"])
     view = ViewConfig(view="neighbours", span_sentences=1)

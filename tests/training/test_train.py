@@ -113,10 +113,18 @@ def test_metrics_hold_every_figure(whole: Path) -> None:
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == [2, 4, 6, 8, 10, 12]
-    wanted = {"loss", "contrastive", "rtd", "positive_cosine", "negative_cosine", "replaced_share", "replaced_accuracy"}
-    wanted |= {"original_accuracy", "learning_rate", "grad_norm", "sentences_per_second"}
+    expected = {
+        "loss",
+        "contrastive",
+        "rtd",
+        "positive_cosine",
+        "negative_cosine",
+        "replaced_share",
+        "replaced_accuracy",
+    }
+    expected |= {"original_accuracy", "learning_rate", "grad_norm", "sentences_per_second"}
     for line in training:
-        assert wanted <= line.keys()
+        assert expected <= line.keys()
         assert line["loss"] == pytest.approx(line["contrastive"] + 0.1 * line["rtd"], abs=1e-4)
 
 
@@ -175,9 +183,9 @@ def test_a_run_resumed_on_another_number_of_processes_sees_the_same_batches(
 
 def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "stopped"
-    told = kill(command(place, output), lambda: logged(output) >= 4, sign=signal.SIGINT)
-    assert re.search(r"stopped at step \d+; the same command resumes", told)
-    assert "Traceback" not in told
+    message = kill(command(place, output), lambda: logged(output) >= 4, sign=signal.SIGINT)
+    assert re.search(r"stopped at step \d+; the same command resumes", message)
+    assert "Traceback" not in message
     assert run(command(place, output)).returncode == 0
     assert_same(whole, output)
 
@@ -227,9 +235,9 @@ def test_best_checkpoint_is_kept_by_the_label_free_criterion(place: Path, tmp_pa
 def test_bad_input_is_one_line_and_exit_2(place: Path, tmp_path: Path, change: dict[str, object], words: str) -> None:
     done = run(command(place, tmp_path / "bad", **change))
     assert done.returncode == 2, done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("diffcse: ")]
-    assert len(told) == 1
-    assert words in told[0]
+    message = [line for line in done.stderr.splitlines() if line.startswith("diffcse: ")]
+    assert len(message) == 1
+    assert words in message[0]
     assert "Traceback" not in done.stderr
 
 
