@@ -214,8 +214,9 @@ class TrainingConfig(Checked):
     """Largest norm of the gradient over all trained parameters together."""
     accumulate: int = 1
     """Batches whose gradients are added up before an optimiser step; in-batch negatives stay within one batch."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the forward and backward pass; fp16 and bf16 through autocast."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward and backward pass; fp16 and bf16 through autocast. auto: bf16 on a CUDA GPU that has it
+    (Ampere and later), fp32 elsewhere."""
     seed: int = 42
     """Seed of initialisation, order, dropout, masks and samples."""
     padding_free: bool = True

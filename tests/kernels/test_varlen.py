@@ -79,24 +79,3 @@ def test_the_operators_take_a_packed_row_with_dropout(padding, half, monkeypatch
 def test_a_cpu_and_an_odd_width_keep_one_attention_a_length():
     assert not varlen.suits(torch.ones(3, 2, 8), None)
     assert packing.Layout.of(torch.ones(2, 3, dtype=torch.long)).segments is None
-
-
-def test_lengths_are_asked_once_a_step_and_never_of_a_mask_that_changed(monkeypatch):
-    """No other device is available, so a mask says that it lies elsewhere."""
-
-    class Elsewhere(torch.Tensor):
-        waits = 0
-        device = torch.device("cuda")
-
-        def cpu(self) -> Tensor:
-            Elsewhere.waits += 1
-            return self.as_subclass(torch.Tensor).clone()
-
-    monkeypatch.setattr(packing, "_recent", type(packing._recent)(maxlen=4))
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0]]).as_subclass(Elsewhere)
-    assert packing._lengths(mask).tolist() == packing._lengths(mask.view(2, 3)).tolist() == [2, 1]
-    assert Elsewhere.waits == 1
-    mask[1, 1] = 1
-    assert packing._lengths(mask).tolist() == [2, 2]
-    assert packing._lengths(mask.clone()).tolist() == [2, 2]
-    assert Elsewhere.waits == 3

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -33,7 +32,8 @@ from diffcse.kernels import attention, varlen
 from diffcse.kernels.attention import Block, lay_out
 from diffcse.kernels.dropout import suits
 from diffcse.kernels.gradient_cache import require_repeatable_dropout
-from diffcse.kernels.varlen import Segments, send
+from diffcse.kernels.varlen import Segments
+from diffcse.kernels.waits import here, send
 
 _NAME = "diffcse_packed"
 # Bidirectional encoders whose attention hands over queries, keys and values and nothing else; each is in the tests.
@@ -44,7 +44,6 @@ _NO_DROPOUT = ("flash_attention_3", "flash_attention_4", "flash-attn3", "flash-a
 log = logging.getLogger(__name__)
 _announced: set[str] = set()
 _one_at_a_time = threading.RLock()
-_recent: deque[tuple[Any, int, Tensor, Tensor]] = deque(maxlen=4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ class Layout:
                 sentence's tokens in every layer and are never asked, as in a padded batch. T counts them too.
         """
         count, length = attention_mask.shape
-        lengths = _lengths(attention_mask)
+        lengths = here(attention_mask).sum(1)
         # Longest first: sentences of one length are neighbours, and those without padding come before the others.
         order = torch.argsort(lengths, descending=True, stable=True)
         ordered = lengths[order]
@@ -146,24 +145,6 @@ class Layout:
             "position_ids": self.pack(position_ids(backbone, input_ids)),
             "packing": self,
         }
-
-
-def _lengths(attention_mask: Tensor) -> Tensor:
-    """Real tokens of each row of (N, L), (N,) on the CPU: the only wait for the device.
-
-    Encoder, generator and discriminator read the same mask in a step, so the last few answers are held: together with
-    their masks, whose memory can therefore not be used again, and the version that tells of a change in place.
-    """
-    if attention_mask.device.type == "cpu":
-        return attention_mask.sum(1)
-    key = (attention_mask.data_ptr(), attention_mask.shape, attention_mask.stride())
-    for known, version, mask, lengths in () if attention_mask.is_inference() else tuple(_recent):
-        if known == key and mask.device == attention_mask.device and version == attention_mask._version:
-            return lengths
-    lengths = attention_mask.sum(1).cpu()
-    if not attention_mask.is_inference():  # such tensors have no version
-        _recent.append((key, attention_mask._version, attention_mask, lengths))
-    return lengths
 
 
 def _flat_places(rows: Tensor, counts: Tensor, columns: Tensor, length: int) -> Tensor:

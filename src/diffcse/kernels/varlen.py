@@ -15,6 +15,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from diffcse.kernels.waits import send
+
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -38,12 +40,6 @@ class Segments(NamedTuple):
         """From the number of queries and keys of each sentence, (n,) each on the CPU."""
         ends = [torch.cat([count.new_zeros(1), count.cumsum(0)]).int() for count in (queries, keys)]
         return cls(send(ends[0], device), send(ends[1], device), int(queries.max()), int(keys.max()))
-
-
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on the device, without waiting for what the device still has to do."""
-    # Only a copy from pinned memory is asynchronous; any other waits for the stream.
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def may_suit(device: torch.device) -> bool:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diffcse.config import EditConfig
-from diffcse.method.generator import Generator, sample
+from diffcse.kernels.waits import here
+from diffcse.method.generator import Generator, places, sample
 from diffcse.method.masking import IGNORE, mask_tokens
 
 NOTHING = -1
@@ -206,18 +207,22 @@ class MlmEdit(nn.Module):
             draws: (N, L), uniform numbers in [0, 1) for sampling.
         """
         real = attention_mask.bool()
-        where = (real if self.everywhere else chosen & real).clone()
-        where[:, 0] = False  # what is filled in there would be forced back to [CLS]
-        edited = masked_ids.clone()
-        # Whether there is anything to fill in is asked on a CPU alone: on a GPU the answer would be worth a wait.
-        if self.generator is not None and (where.device.type != "cpu" or bool(where.any())):
+        edited, where = masked_ids.clone(memory_format=torch.contiguous_format), self._where(attention_mask, chosen)
+        if self.generator is not None and bool(where.any()):
             tokens = self._tokens(self.generator, masked_ids, attention_mask, where, draws)
-            edited.masked_scatter_(where, tokens)  # unlike edited[where] = tokens it needs no count of the positions
+            edited.view(-1)[places(where, edited.device)] = tokens
         edited[:, 0] = self.cls_id
         edited = torch.where(real, edited, self.padding_id)
         # A masked token that the generator recovers counts as original.
         replaced = (edited != input_ids) & real
         return EditedBatch(input_ids=edited, replaced=replaced, original=input_ids, chosen=chosen & real)
+
+    def _where(self, attention_mask: Tensor, chosen: Tensor) -> Tensor:
+        """The positions to fill in, (N, L) bool on the CPU, where the batch was made."""
+        real = here(attention_mask).bool()
+        where = real.clone() if self.everywhere else here(chosen) & real
+        where[:, 0] = False  # what is filled in there would be forced back to [CLS]
+        return where
 
     def _tokens(
         self, generator: Generator, masked_ids: Tensor, attention_mask: Tensor, where: Tensor, draws: Tensor
@@ -225,7 +230,7 @@ class MlmEdit(nn.Module):
         """The generator's ids at `where`, (M,)."""
         if self.argmax:
             return generator.likeliest(masked_ids, attention_mask, where)
-        tokens, uniform, start = [], draws[where], 0
+        tokens, uniform, start = [], draws.flatten()[places(where, draws.device)], 0
         for logits in generator.logits(masked_ids, attention_mask, where):  # (m, V)
             tokens.append(sample(logits, uniform[start : start + len(logits)]))
             start += len(logits)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from diffcse.kernels import packing
+from diffcse.kernels.waits import here, send
 
 _LOGITS_AT_ONCE = 1 << 24
 """Logits held at a time (float32: 64 MiB); argmax and sampling need no more than one chunk."""
@@ -49,7 +50,7 @@ class Generator(nn.Module):
         Args:
             input_ids: x', (N, L).
             attention_mask: (N, L), 1 at real tokens.
-            where: (N, L) bool, True at the M positions to predict.
+            where: (N, L) bool, True at the M positions to predict; on the CPU, asking costs no wait for the device.
         """
         output_layer = self._output_layer()
         if output_layer is None:
@@ -88,15 +89,17 @@ class Generator(nn.Module):
             seen.append(inputs[0])
             return (inputs[0][:0],)  # no rows, so the product with the whole vocabulary costs nothing here
 
+        # Positions and not a mask: how many rows a mask chooses is known only when the device has caught up.
+        at = places(where, input_ids.device)  # (M,)
         handle = output_layer.register_forward_pre_hook(take)
         try:
             if not self.padding_free:
                 self.mlm(input_ids=input_ids, attention_mask=attention_mask)
-                return seen[0][where]
+                return seen[0].flatten(0, 1)[at]
             layout = packing.Layout.of(attention_mask)
             with packing.packed(self.mlm):
                 self.mlm(**layout.inputs(self.mlm.base_model, input_ids))
-            return seen[0][0, layout.place[where]]
+            return seen[0][0, layout.place.flatten()[at]]
         finally:
             handle.remove()
 
@@ -104,6 +107,11 @@ class Generator(nn.Module):
         size = max(1, _LOGITS_AT_ONCE // (input_ids.shape[1] * self.mlm.config.vocab_size))
         for ids, mask, asked in zip(*(part.split(size) for part in (input_ids, attention_mask, where)), strict=True):
             yield self.mlm(input_ids=ids, attention_mask=mask).logits[asked]
+
+
+def places(where: Tensor, device: torch.device) -> Tensor:
+    """Places in the flattened batch that (N, L) is True at, in order, (M,) on the device."""
+    return send(here(where).flatten().nonzero().squeeze(1), device)
 
 
 def _likeliest(output_layer: nn.Linear, rows: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ from transformers import (
 
 from diffcse.errors import Interrupted, UserError
 from diffcse.files import json_bytes
+from diffcse.kernels.waits import here
+from diffcse.method.generator import places
 from diffcse.method.masking import IGNORE, mask_tokens, uniforms
 from diffcse.persistence.save import moved_into
 from diffcse.pretraining.config import PretrainConfig
@@ -145,7 +147,7 @@ class MaskedLanguageModel(nn.Module):
             input_ids: (B, L) without padding.
             labels: (B, L), `IGNORE` where nothing is predicted.
         """
-        where = (labels.flatten() != IGNORE).nonzero(as_tuple=True)[0]  # (M,)
+        where = places(here(labels) != IGNORE, labels.device)  # (M,)
         target = labels.flatten()[where]
         if isinstance(self.mlm, BertForMaskedLM):  # its whole head, not the output layer alone, sees the M rows only
             hidden = self.mlm.bert(input_ids=input_ids).last_hidden_state.flatten(0, 1)  # (B*L, H)

@@ -32,6 +32,7 @@ from diffcse.sweeps.results import Results
 from diffcse.text.dataset import choose_columns
 from diffcse.text.sources import find_sources
 from diffcse.text.standard_input import STDIN
+from diffcse.training.checks import settle_precision
 from diffcse.training.run_folder import is_finished
 
 Settings = dict[str, Any]
@@ -149,7 +150,7 @@ def named_as_begun(runs: Sequence[Run], folder: Path) -> list[Run]:
             begun[path.parent.name] = build(
                 **{name: value for fields in sections.values() for name, value in fields.items()}
             )
-    older = {run.name: [name for name, config in begun.items() if config == run.config] for run in runs}
+    older = {run.name: [name for name, it in begun.items() if it == settle_precision(run.config)] for run in runs}
     return [
         run if run.name in begun or not older[run.name] else dataclasses.replace(run, name=older[run.name][0])
         for run in runs

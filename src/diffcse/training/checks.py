@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,14 @@ def check_machine(config: Config) -> None:
     check_precision(config)
     check_processes(config)
     check_loggers(config.training.report_to)
+
+
+def settle_precision(config: Config) -> Config:
+    """The settings with the precision that `auto` means on this machine, so that a run's record says what it was."""
+    if config.training.precision != "auto":
+        return config
+    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return replace(config, training=replace(config.training, precision="bf16" if half else "fp32"))
 
 
 def check_precision(config: Config) -> None:

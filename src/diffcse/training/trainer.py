@@ -1,8 +1,9 @@
 """What every long run here shares: complete checkpoints, exact resume, a stop on bad numbers.
 
-`SafeTrainer` is `transformers.Trainer` with four additions. The order of examples is a function of (seed, epoch); a
-checkpoint counts only once it is complete; a non-finite loss stops the run before the optimiser step; and what the
-model reports next to its loss is averaged between two log lines without a device synchronisation per step.
+`SafeTrainer` is `transformers.Trainer` with five additions. The order of examples is a function of (seed, epoch); a
+checkpoint counts only once it is complete; a non-finite loss stops the run before the optimiser step; what the model
+reports next to its loss is averaged on the device between two log lines; and batches are sent to a GPU without a wait,
+so that the question for the finite loss is the only one of a step.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from diffcse.errors import NonFiniteLoss
 from diffcse.files import fsync_folder, write_json
+from diffcse.kernels.waits import send_and_remember
 
 COMPLETE = "complete.json"
 """Written last into a checkpoint; a checkpoint without it is half-written and is never resumed from."""
@@ -100,7 +102,11 @@ class SafeTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             **how,
         )
-        return self.accelerator.prepare(loader)
+        return self.accelerator.prepare(loader, device_placement=[False])  # `_prepare_inputs` sends the batches
+
+    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        # The base class's copy waits for the device, and the model would ask for the lengths and masks once more.
+        return {name: send_and_remember(value, self.args.device) for name, value in inputs.items()}
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimiser; what has its own learning rate goes into its own groups."""

@@ -1,0 +1,28 @@
+"""What is settled and refused before a run's first step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffcse.config import build
+from diffcse.training.checks import settle_precision
+
+
+@pytest.mark.parametrize(
+    ("gpu", "has_half", "asked", "settled"),
+    [
+        (False, False, "auto", "fp32"),
+        (True, False, "auto", "fp32"),
+        (True, True, "auto", "bf16"),
+        (True, True, "fp32", "fp32"),
+        (False, False, "bf16", "bf16"),
+    ],
+)
+def test_auto_is_half_precision_where_the_gpu_has_it(
+    gpu: bool, has_half: bool, asked: str, settled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_half)
+    config = build(preset="small", precision=asked)
+    assert settle_precision(config) == build(preset="small", precision=settled)
