@@ -147,10 +147,11 @@ def named_as_begun(runs: Sequence[Run], folder: Path) -> list[Run]:
     for path in sorted(folder.glob("*/diffcse.json")):
         with contextlib.suppress(UserError):  # a setting that is no more, or a rule of today: none of these runs
             sections = read_json(path, what=str(path), do="remove the run's folder")["settings"]
-            begun[path.parent.name] = build(
-                **{name: value for fields in sections.values() for name, value in fields.items()}
-            )
-    older = {run.name: [name for name, it in begun.items() if it == settle_precision(run.config)] for run in runs}
+            config = build(**{name: value for fields in sections.values() for name, value in fields.items()})
+            begun[path.parent.name] = settle_precision(config)
+    older = {
+        run.name: [name for name, config in begun.items() if config == settle_precision(run.config)] for run in runs
+    }
     return [
         run if run.name in begun or not older[run.name] else dataclasses.replace(run, name=older[run.name][0])
         for run in runs
