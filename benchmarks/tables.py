@@ -32,12 +32,24 @@ _BACKENDS: Columns = (
 )
 TABLES: dict[str, Columns] = {
     "encode": _BACKENDS,
+    "encode_minilm": _BACKENDS,
     "encode_one": (
         ("model", "model", ""),
         ("one sentence a call by", "caller", ""),
         ("median ms", "median_ms", ".2f"),
         ("fastest ms", "fastest_ms", ".2f"),
         ("sentence-transformers' time / this one", "ratio", ".2f"),
+    ),
+    "vector_sizes": (
+        ("model", "model", ""),
+        ("stored as", "form", ""),
+        ("numbers", "dims", ""),
+        ("bytes scanned", "bytes_scanned", ",d"),
+        ("bytes stored", "bytes_stored", ",d"),
+        ("documentation: recall@10", "documentation_recall_at_10", ".3f"),
+        ("nDCG@10", "documentation_ndcg_at_10", ".3f"),
+        ("Cranfield: recall@10", "judged_recall_at_10", ".3f"),
+        ("nDCG@10", "judged_ndcg_at_10", ".3f"),
     ),
 }
 """The columns of each results file."""

@@ -4,7 +4,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from diffcse.evaluation.retrieval import Retrieval, score
+from diffcse.vectors import exact_search, unit
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,3 +58,20 @@ def test_callers_take_turns_and_the_ratio_is_of_the_same_sentence():
     assert order[:6] == ["a", "b", "b", "a", "a", "b"]
     assert [row.ratio for row in rows] == pytest.approx([1, 2])
     assert [(row.median_ms, row.fastest_ms) for row in rows] == [pytest.approx((2, 2)), pytest.approx((1, 1))]
+
+
+def test_forms_of_vectors_are_scored_against_exact_search():
+    module, random = load("vector_sizes"), np.random.default_rng(0)
+    documents, queries = (unit(random.normal(size=(rows, 16)).astype(np.float32)) for rows in (200, 30))
+    exact = np.argsort(-(queries @ documents.T), axis=1)[:, :10]
+    recalls = {(form.name, form.dims): module.recall(form.found[1], exact) for form in module.forms(queries, documents)}
+    assert recalls["float32", 16] == 1
+    assert recalls["binary, every row scored again by float32 (a check)", 16] == 1
+    assert 1 > recalls["int8", 16] > recalls["int8", 8] > recalls["int8", 4]
+    assert recalls["binary, scored again by float32", 16] > recalls["binary, scored again by its own signs", 16]
+    # nDCG of a search whose first result is right for every query, and of one that finds nothing.
+    task = Retrieval(["q"] * 30, ["d"] * 200, [{int(rows[0]): 1.0} for rows in exact])
+    found = exact_search(documents, queries, 10)
+    assert score(task, module.Results(found)).ndcg_at_10 == pytest.approx(1)
+    missed = Retrieval(["q"] * 30, ["d"] * 200, [{int(i): 1.0} for i in np.argmin(queries @ documents.T, axis=1)])
+    assert score(missed, module.Results(found)).ndcg_at_10 == 0

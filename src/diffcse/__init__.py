@@ -16,10 +16,22 @@ _HOME = {
     "UserError": "diffcse.errors",
     "adapt": "diffcse.adaptation.adapt",
     "build": "diffcse.presets",
+    "deduplicate": "diffcse.search.dedup",
     "train": "diffcse.training.train",
 }
 
-__all__ = ["AdaptSettings", "Config", "DiffCSE", "DiffCSELoss", "DiffCSEModel", "UserError", "adapt", "build", "train"]
+__all__ = [
+    "AdaptSettings",
+    "Config",
+    "DiffCSE",
+    "DiffCSELoss",
+    "DiffCSEModel",
+    "UserError",
+    "adapt",
+    "build",
+    "deduplicate",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

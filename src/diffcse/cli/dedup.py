@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, TEXT_FILE, TRUST, loader, notes
+from diffcse.cli.common import COLUMN, DEVICE, MAX_TOKENS, MODEL, PROMPT, PROMPT_NAME, TEXT_FILE, TRUST, loader, notes
 from diffcse.errors import UserError
 
 
@@ -27,6 +27,8 @@ def dedup(
         float, typer.Option(help="Cosine similarity from which a line repeats another, 0 to 1.")
     ] = 0.9,
     model: MODEL = None,
+    prompt_name: PROMPT_NAME = None,
+    prompt: PROMPT = None,
     max_tokens: MAX_TOKENS = None,
     column: COLUMN = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
@@ -40,6 +42,7 @@ def dedup(
     if not 0 < threshold <= 1:
         raise UserError("--threshold", "above 0 and at most 1", threshold, "use 0.9")
     from diffcse.encoding.encode import EncodeSettings
+    from diffcse.encoding.prompts import resolve_prompt
     from diffcse.progress import counting, make_console, say
     from diffcse.search.dedup import dedup_file
 
@@ -55,6 +58,7 @@ def dedup(
             settings=EncodeSettings(max_tokens=max_tokens, normalize=True),
             column=column,
             overwrite=overwrite,
+            prompt=lambda encoder: resolve_prompt(encoder, None, prompt_name, prompt),
             on_progress=show,
         )
     text = f"{output}: kept {counts.kept:,} lines, dropped {counts.dropped:,} with a cosine of {threshold} or more"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from diffcse.cli.common import DEVICE, TRUST, loader, write_results
+from diffcse.cli.common import DEVICE, PROMPT, PROMPT_NAME, TRUST, loader, write_results
 from diffcse.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def evaluate(
     train_splits: TRAIN_SPLITS = False,
     published: PUBLISHED = False,
     pooler: POOLER = None,
+    prompt_name: PROMPT_NAME = None,
+    prompt: PROMPT = None,
     device: DEVICE = None,
     trust_remote_code: TRUST = False,
 ) -> None:
@@ -93,18 +95,20 @@ def evaluate(
     check_models(models, compare)
     check_outputs(models, json, card)
     options: dict[str, Any] = {"pooler": pooler, "device": device, "trust_remote_code": trust_remote_code}
+    words = {"name": prompt_name, "text": prompt}
     if ir:
         if senteval is not None or pairs is not None:
             raise UserError("--ir", "used without --senteval and --pairs", "both", "make two runs of them")
-        search_collections(models, ir, options, json)
+        if prompt_name is not None:
+            do = "give the words of queries and documents alike with --prompt, or leave the model its own"
+            raise UserError("--prompt-name", "used without --ir", prompt_name, do)
+        search_collections(models, ir, options, words, json)
         return
     how: dict[str, Any] = {"mode": mode, "protocol": protocol, "train_splits": train_splits}
     plan = make_plan(senteval, tasks, how, analyses=analyses, pairs=pairs, columns=columns)
     if compare:
         check_comparable(plan)
-    from diffcse.encoding.encode import Encoder
-
-    runs = [run(model, Encoder(loader(model, **options)()), plan) for model in models]
+    runs = [run(model, encoder_of(model, options, words), plan) for model in models]
     results = [figures for figures, _ in runs]
     comparison = side_by_side(plan, models, [embedded for _, embedded in runs]) if compare else None
     show(results, comparison, published=published, details=details)
@@ -115,20 +119,36 @@ def evaluate(
             _card().update_card(Path(model), figures)
 
 
-def search_collections(models: Sequence[str], folders: Sequence[Path], options: Any, json: Path | None) -> None:
+def encoder_of(model: str, options: Any, words: Any) -> Encoder:
+    """The model, with words of the user's choice in front of every text, if there are any."""
+    from diffcse.encoding.encode import Encoder, EncodeSettings
+    from diffcse.encoding.prompts import resolve_prompt
+
+    loaded = loader(model, **options)()
+    prompt = resolve_prompt(loaded, **words) if any(word is not None for word in words.values()) else None
+    return Encoder(loaded, settings=EncodeSettings(prompt=prompt))
+
+
+def search_collections(
+    models: Sequence[str], folders: Sequence[Path], options: Any, words: Any, json: Path | None
+) -> None:
     """How well the models find the relevant documents of judged queries."""
-    from diffcse.encoding.encode import Encoder
+    from diffcse.encoding.prompts import resolve_prompt
     from diffcse.evaluation.judged import compare_on, read_collections
     from diffcse.progress import counting, make_console
     from diffcse.reports import tables, terminal
 
     collections = read_collections(folders)
-    encoders = {model: Encoder(loader(model, **options)()) for model in models}
+    encoders = {model: encoder_of(model, options, words) for model in models}
+    prompts = {
+        model: {role: resolve_prompt(encoder.model, role, text=words["text"]) for role in ("query", "document")}
+        for model, encoder in encoders.items()
+    }
     with counting(make_console(), "searching") as counter:
         rows = compare_on(collections, encoders, lambda what: counter.name(f"searching {what}"))
     terminal.show(make_console(stderr=False), tables.retrieval_table(rows, first=models[0]))
     if json is not None:
-        write_results(json, {"retrieval": rows})
+        write_results(json, {"retrieval": rows, "prompts": prompts})
 
 
 def check_models(models: Sequence[str], compare: bool) -> None:
@@ -187,6 +207,7 @@ def run(model: str, encoder: Encoder, plan: Plan) -> tuple[dict[str, Any], Embed
     """Evaluate one model; says on stderr how far it is."""
     import time
 
+    from diffcse.encoding.prompts import resolve_prompt
     from diffcse.evaluation.embed import embed
     from diffcse.evaluation.suite import encoding, results
     from diffcse.progress import counting, make_console
@@ -196,6 +217,7 @@ def run(model: str, encoder: Encoder, plan: Plan) -> tuple[dict[str, Any], Embed
         embedded = embed(lambda sentences: encoder.encode(sentences, on_progress=advance), plan.sentences())
     about = encoding(embedded, plan, time.perf_counter() - start)
     about |= {"truncated": encoder.truncated, "limit": encoder.limit, "unknown": encoder.unknown}
+    about["prompt"] = resolve_prompt(encoder.model, text=encoder.settings.prompt)
     with counting(err, "scoring") as counter:
         scored = results(embedded, plan, model=model, on_task=lambda name: counter.name(f"scoring {name}"))
     return scored | {"encoding": about}, embedded

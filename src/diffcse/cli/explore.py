@@ -44,11 +44,13 @@ def explore(
     console = make_console()
     encoder = Encoder(loader(model, device, trust_remote_code)())
     with counting(console, "corpus") as show:
-        embed = partial(encoder.encode, on_progress=show)
+        embed = partial(encoder.encode_document, on_progress=show)
         searched = None if corpus is None else read_corpus(corpus, embed, column=column)
     if encoder.unknown:
         warn_unknown(encoder.unknown, encoder.texts)
-    answers = make_answers(model, encoder.encode, searched)
+    answers = make_answers(
+        model, encoder.encode, searched, query=encoder.encode_query, document=encoder.encode_document
+    )
     if not is_loopback(host):
         say(console, f"{host} can be reached by other machines, and the page asks for no password")
     say(console, f"http://{host}:{port}  (Ctrl-C ends it)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,6 +28,14 @@ def mine(
     margin: Annotated[
         float, typer.Option(help="A negative is at most 1 - MARGIN times as similar as the positive.")
     ] = 0.05,
+    query_prompt: Annotated[
+        str | None,
+        typer.Option(help="Words in front of the first text of a pair. Default: the model's own for queries."),
+    ] = None,
+    document_prompt: Annotated[
+        str | None,
+        typer.Option(help="Words in front of the second. Default: the model's own for documents."),
+    ] = None,
     model: MODEL = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     device: DEVICE = None,
@@ -49,6 +57,7 @@ def mine(
     from diffcse.search.mine import mine_file
 
     encoder = loader(model, device, trust_remote_code)()
-    how = {"count": count, "skip": skip, "margin": margin}
-    mined = mine_file(file, output, encoder, columns=names, overwrite=overwrite, **how)  # type: ignore[arg-type]
+    prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
+    how: dict[str, Any] = {"count": count, "skip": skip, "margin": margin, "overwrite": overwrite, **prompts}
+    mined = mine_file(file, output, encoder, columns=names, **how)
     say(make_console(), f"{output}: {mined.rows:,} rows from {mined.read.summary()}")

@@ -170,12 +170,12 @@ class Encoder:
         return self.run(sentences, prompt=prompt, on_progress=on_progress).vectors
 
     def encode_query(self, sentences: str | Iterable[str], **how: Any) -> Vectors:
-        """`encode` with the model's prompt for queries, where it has one."""
-        return self.encode(sentences, prompt=resolve_prompt(self.model, "query"), **how)
+        """`encode` with the settings' prompt, else the model's own for queries, where it has one."""
+        return self.encode(sentences, prompt=resolve_prompt(self.model, "query", text=self.settings.prompt), **how)
 
     def encode_document(self, sentences: str | Iterable[str], **how: Any) -> Vectors:
-        """`encode` with the model's prompt for documents, where it has one."""
-        return self.encode(sentences, prompt=resolve_prompt(self.model, "document"), **how)
+        """`encode` with the settings' prompt, else the model's own for documents, where it has one."""
+        return self.encode(sentences, prompt=resolve_prompt(self.model, "document", text=self.settings.prompt), **how)
 
     def run(
         self,

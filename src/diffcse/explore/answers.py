@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,6 +59,8 @@ class Answers:
 
     Attributes:
         embed: the encoder.
+        query: the same with the model's prompt for queries; None for `embed`.
+        document: the same with its prompt for documents; None for `embed`.
         corpus: what is searched unless a text is pasted.
         parts: encoder, generator and discriminator; None where the model has no discriminator.
         lacking: why `parts` is None.
@@ -66,6 +68,8 @@ class Answers:
 
     embed: Embed
     corpus: Corpus
+    query: Embed | None = None
+    document: Embed | None = None
     parts: TrainedParts | None = None
     lacking: UserError | None = None
     _pasted: dict[str, Corpus] = field(default_factory=dict, repr=False)
@@ -82,7 +86,7 @@ class Answers:
         query = limits.one_sentence(query, "Query")
         count = limits.whole_number(top_k, "Number of hits", 1, MOST_HITS)
         corpus = self._corpus_of(pasted)
-        return pictures.hits(search(corpus, query, self.embed, count), corpus.name)
+        return pictures.hits(search(corpus, query, self.query or self.embed, count), corpus.name)
 
     @or_message
     def heat_map(self, text: str | None) -> str:
@@ -113,29 +117,34 @@ class Answers:
         key = str(pasted)
         if key not in self._pasted:
             sentences = limits.several_sentences(pasted, "Your sentences", most=limits.MOST_PASTED_SENTENCES)
-            corpus = make_corpus("your text", sentences, self.embed)
+            corpus = make_corpus("your text", sentences, self.document or self.embed)
             self._pasted.clear()
             self._pasted[key] = corpus
         return self._pasted[key]
 
 
-def make_answers(model: str | None, embed: Embed, corpus: Corpus | None) -> Answers:
+def make_answers(
+    model: str | None, embed: Embed, corpus: Corpus | None, *, query: Embed | None = None, document: Embed | None = None
+) -> Answers:
     """Load what the page needs besides the encoder.
 
     Args:
         model: folder or name of the model, None for the bundled one.
         embed: that model as a function.
         corpus: what to search; None for a few examples.
+        query: the model with its prompt for queries; None for `embed`.
+        document: the model with its prompt for documents, which the corpus was encoded with; None for `embed`.
     """
-    chosen = corpus or make_corpus("the page's examples", list(SENTENCES), embed)
+    chosen = corpus or make_corpus("the page's examples", list(SENTENCES), document or embed)
+    answers = Answers(embed=embed, corpus=chosen, query=query, document=document)
     if model is None or not Path(model).is_dir() or not has_discriminator(model):
         name = model or "bundled"
         do = (
             "train one: diffcse train text.txt -o model --preset small --keep-discriminator, then diffcse explore model"
         )
         lacking = UserError(f"model {name}", "one that was kept with its discriminator", "an encoder alone", do)
-        return Answers(embed=embed, corpus=chosen, lacking=lacking)
+        return replace(answers, lacking=lacking)
     try:
-        return Answers(embed=embed, corpus=chosen, parts=load_parts(model))
+        return replace(answers, parts=load_parts(model))
     except UserError as error:  # a generator out of reach, say: search and map work all the same
-        return Answers(embed=embed, corpus=chosen, lacking=error)
+        return replace(answers, lacking=error)

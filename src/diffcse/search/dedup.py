@@ -127,6 +127,7 @@ def dedup_file(
     settings: EncodeSettings,
     column: str | None = None,
     overwrite: bool = False,
+    prompt: Callable[[SentenceTransformer], str] | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> DedupCounts:
     """Write the kept lines and a report of the dropped ones; both files appear at the end, whole.
@@ -140,6 +141,7 @@ def dedup_file(
         settings: limits and precision; must normalize.
         column: as for `diffcse.text.stream.open_texts`.
         overwrite: replace existing files.
+        prompt: gives the words in front of every text once the model is loaded; None for the settings' prompt.
         on_progress: called with the lines done and all.
 
     Returns:
@@ -156,13 +158,16 @@ def dedup_file(
     check_place(report, overwrite=overwrite or _may_have_written(output, report))
     texts = open_texts(source, column=column)
     total = texts.count()
+    model = load()
+    if prompt is not None:
+        settings = replace(settings, prompt=prompt(model))
     counts: Counter[str] = Counter()
     with (
         _published(output) as kept_file,
         _published(report) as report_file,
     ):  # in place last: the output
         _note(output).write_text(str(report.resolve()), encoding="utf-8")
-        for text, verdict in _judged(texts, load(), threshold, settings, counts):
+        for text, verdict in _judged(texts, model, threshold, settings, counts):
             if verdict.repeats is None:
                 counts["kept"] += 1
                 kept_file.write(" ".join(text.split("\n")) + "\n")

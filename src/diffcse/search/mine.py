@@ -48,6 +48,8 @@ def mine_file(
     count: int = 1,
     skip: int = 0,
     margin: float = 0.05,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
     overwrite: bool = False,
 ) -> Mined:
     """Write a file of three columns; negatives come from the second texts of all pairs.
@@ -57,11 +59,13 @@ def mine_file(
     Args:
         source: pairs, as for `diffcse.text.dataset.read_texts`.
         output: .jsonl or .parquet.
-        model: finds what is near; its own prompts for queries and documents are used.
+        model: finds what is near.
         columns: the two columns of a table, where several could be meant.
         count: negatives of a pair, each a row.
         skip: nearest texts that are passed over, as they may be positives too.
         margin: a negative's similarity is at most (1 - margin) times the positive's.
+        query_prompt: words in front of the first text of a pair; None for the model's own for queries.
+        document_prompt: words in front of the second; None for the model's own for documents.
         overwrite: replace an existing file.
 
     Returns:
@@ -73,6 +77,7 @@ def mine_file(
     if output.suffix not in (".jsonl", ".parquet"):
         raise UserError(f"output {output}", "a file ending in .jsonl or .parquet", output.suffix, "name it so")
     check_place(output, overwrite=overwrite)
+    words = resolve_prompt(model, "query", text=query_prompt), resolve_prompt(model, "document", text=document_prompt)
     pairs, read = read_texts(source, columns=columns)
     if len(pairs.column_names) != 2:
         do = "name the two columns of a table with --columns"
@@ -88,8 +93,8 @@ def mine_file(
         range_min=skip,
         range_max=skip + max(_LOOKED_AT, 10 * count),
         relative_margin=margin,
-        query_prompt=resolve_prompt(model, "query") or None,
-        corpus_prompt=resolve_prompt(model, "document") or None,
+        query_prompt=words[0],  # empty is none at all; None would be the model's default prompt
+        corpus_prompt=words[1],
         output_format="triplet",
         verbose=False,
     )
