@@ -22,6 +22,7 @@ from diffcse.search.index import SentenceIndex, check_model
 from diffcse.search.nearest import Codes, VectorFile, exact
 from diffcse.search.rows import Facts, Row, Rows
 from diffcse.vectors import exact_search, unit
+from tests.killing import Killed, killed_at
 
 WIDTH = 8
 FACTS = Facts(dimension=WIDTH, model="some/model", fingerprint="abc")
@@ -243,18 +244,10 @@ def test_hybrid_joins_the_two_rankings(tmp_path):
     assert index._rows.full_text("cafe", 5) == []
 
 
-class Killed(BaseException):
-    """Ends a run as SIGKILL would."""
-
-
-def kill(*args, **kwargs):
-    raise Killed
-
-
 @pytest.mark.parametrize(
     ("where", "step"),
     [
-        (nearest.os, "fsync"),
+        (nearest, "fsync"),
         (Rows, "changing"),
         (index_module.Changes, "segment"),
         (Codes, "grown"),
@@ -265,7 +258,7 @@ def test_a_kill_while_adding_loses_nothing_and_the_next_try_works(tmp_path, smal
     folder, array = tmp_path / "index", vectors(300)
     index = create(folder, array[:90])
     with monkeypatch.context() as patch:
-        patch.setattr(where, step, kill)
+        patch.setattr(where, step, killed_at(getattr(where, step)))
         with pytest.raises(Killed):
             index.add(blocks(array[90:], 90))
     index = SentenceIndex(folder, verify=True)
@@ -281,7 +274,8 @@ def test_a_kill_while_adding_loses_nothing_and_the_next_try_works(tmp_path, smal
 def test_a_kill_while_creating_leaves_no_index_and_the_next_try_works(tmp_path, monkeypatch, step):
     folder, array = tmp_path / "index", vectors(50)
     with monkeypatch.context() as patch:
-        patch.setattr(nearest.os if step == "fsync" else index_module.Changes, step, kill)
+        where = nearest if step == "fsync" else index_module.Changes
+        patch.setattr(where, step, killed_at(getattr(where, step)))
         with pytest.raises(Killed):
             create(folder, array)
     with pytest.raises(UserError, match="must be a finished index; got one whose making was interrupted"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcse.errors import UserError
-from diffcse.reports.page import printable
+from diffcse.reports.table import printable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from diffcse.reports.picture import FAINT, GRID, INK, SERIES, SERIES_ON_DARK, Picture
-from diffcse.reports.table import Table
+from diffcse.reports.table import Table, printable
 
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 _COLOURS = {INK: "--ink", FAINT: "--faint", GRID: "--line"} | {
@@ -126,11 +126,6 @@ def _kind(block: Block) -> str:
 
 def _fit_to_show(value: Any) -> Any:
     return value if isinstance(value, Markup) else printable(str(value))
-
-
-def printable(text: str) -> str:
-    """Without the control characters and lone surrogates that no page and no figure can hold."""
-    return re.sub("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def inline(picture: Picture) -> Markup:

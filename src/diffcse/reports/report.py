@@ -18,9 +18,10 @@ from diffcse.files import disk_errors, read_json, write_atomic
 from diffcse.reports import figures, tables
 from diffcse.reports.form import check_form
 from diffcse.reports.logs import Run, finite, names_apart, read_runs
-from diffcse.reports.page import Block, Figures, Hint, Hit, HitList, Section, SideBySide, html, printable
+from diffcse.reports.page import Block, Figures, Hint, Hit, HitList, Section, SideBySide, html
 from diffcse.reports.picture import Picture
 from diffcse.reports.published import PUBLISHED
+from diffcse.reports.table import printable
 from diffcse.reports.tables import short_name, short_task
 
 _TITLES: Mapping[Group, str] = {"sts": "Semantic textual similarity", "transfer": "Transfer tasks"}

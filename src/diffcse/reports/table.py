@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -84,3 +85,8 @@ def difference(value: float, *, scale: float = 100.0) -> str:
     '+1.25'
     """
     return f"{scale * value:+.2f}"
+
+
+def printable(text: str) -> str:
+    """Without the control characters and lone surrogates that no page and no figure can hold."""
+    return re.sub("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", text)
