@@ -1,4 +1,8 @@
-"""The command `diffcse`: one file a verb; heavy imports happen inside the verbs, so that --help is quick."""
+"""The command `diffcse`: one file per verb; heavy imports happen inside the verbs, so that --help is quick.
+
+Besides the verbs: options (made from settings), common (options and displays that verbs share), usage (errors of the
+command line in our wording), ends (exit codes), quiet (silent libraries).
+"""
 
 from __future__ import annotations
 

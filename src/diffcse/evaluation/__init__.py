@@ -1,4 +1,8 @@
-"""The paper's evaluation: SentEval's STS and transfer tasks, and analyses, for anything with `encode(sentences)`.
+"""The paper's evaluation re-implemented, and searches, for anything with `encode(sentences)`.
 
-Nothing is imported here, so that a command which needs one room does not pay for the others.
+tasks: the paper's fourteen. senteval, fetch: reading SentEval's folder, and bringing it. embed: every sentence encoded
+once. sts, transfer with its classifier: scores. suite: all of it, planned, checked and averaged. analysis: alignment,
+uniformity, neighbours. pairs: your own labelled pairs. criterion: STS-B dev, which chooses checkpoints. retrieval,
+beir, judged, lexical: finding documents, judged collections, and TF-IDF and BM25 next to any encoder. statistics,
+compare: intervals and paired tests.
 """
