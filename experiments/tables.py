@@ -63,19 +63,32 @@ def filled(document: str) -> str:
 def adapted_table() -> str:
     """Every file of results/adapt, each an `adapt.json`: figures without labels and of judged queries, x 100."""
     lines = [
-        "| documents | start | MRR, start | adapted minus start | kept | nDCG@10, start | adapted minus start | BM25 |",
-        "|---|---|---|---|---|---|---|---|",
+        "| documents | start | objective | seed | MRR, start | adapted minus start | kept | nDCG@10, start "
+        "| adapted minus start | BM25 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted((HERE / "results" / "adapt").glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         start, adapted = (content["reporting"][name] for name in ("start", "adapted"))
         judged = {row["system"]: row for row in content["judged"]}
         figures = [_percent(start["sentence"]["mrr"]), _with_interval(adapted["against_start"]["sentence"])]
-        kept = f"{content['share']:.1%}" if content["kept"] == "adapted" else "the start"
+        kept = form(content) if content["kept"] == "adapted" else "the start"
         ndcg = [_percent(judged["start"]["ndcg_at_10"]), _with_interval(judged["adapted"]["against_first"])]
-        cells = [judged["start"]["collection"], content["settings"]["encoder"], *figures, kept, *ndcg]
+        settings = content["settings"]
+        run = [judged["start"]["collection"], settings["encoder"], settings["objective"], str(settings["seed"])]
+        cells = [*run, *figures, kept, *ndcg]
         lines.append(f"| {' | '.join([*cells, _percent(judged['BM25']['ndcg_at_10'])])} |")
     return "\n".join(lines)
+
+
+def form(content: dict[str, Any]) -> str:
+    """What was kept: the share of the trained weights, and the lexical map.
+
+    Args:
+        content: an `adapt.json`.
+    """
+    parts = [f"{content['share']:.1%}"] if content["share"] else []
+    return " + ".join([*parts, *(["map"] if content["mapped"] else [])])
 
 
 def _percent(value: float) -> str:

@@ -19,7 +19,7 @@ from diffcse.adaptation.lexical_map import drawn, fit
 from diffcse.adaptation.parts import Parts, split
 from diffcse.adaptation.questions import questions
 from diffcse.adaptation.searchable import check_index, index_documents
-from diffcse.adaptation.settings import AUTO, AdaptSettings
+from diffcse.adaptation.settings import AUTO, AdaptSettings, usual_steps
 from diffcse.adaptation.verdict import Verdict, reach
 from diffcse.config import BUNDLED, MINILM, Config
 from diffcse.encoding.encode import Encoder, EncodeSettings
@@ -115,6 +115,7 @@ def adapt(
     start, settings = _start(settings)
     documents = _documents(sources, column, cache_dir)
     parts = split(documents.dataset, settings)
+    settings = replace(settings, steps=settings.steps or usual_steps(len(parts.training), settings.batch_size))
     _say(console, *documents.counts.lines(), *parts.lines())
     folder, config = run.checkpoints / "training", train_config(settings, parts)
     with run.writing():

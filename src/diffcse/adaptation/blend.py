@@ -213,7 +213,10 @@ def copied(model: nn.Module) -> State:
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """The best of the blends that are better than the start; where none is, the best of all blends.
+    """The best of the forms that are better than the start; where none is, the best of all.
+
+    The best has the highest mean of both kinds' MRR: a sentence shares few words with its document, keywords share all
+    of theirs, and people's queries are between the two.
 
     Args:
         candidates: the start first.
@@ -225,7 +228,7 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
     if not finite:
         raise UserError("learning_rate", "low enough for finite vectors", "NaN or infinity in every blend", "lower it")
     better = [candidate for candidate in finite if candidate.better]
-    return max(better or finite, key=lambda candidate: candidate.scores[SENTENCE].mrr)
+    return max(better or finite, key=lambda candidate: sum(scores.mrr for scores in candidate.scores.values()))
 
 
 def agreement(start: Remembering, other: Remembering, documents: Sequence[str], count: int = 10) -> float:

@@ -24,8 +24,9 @@ class AdaptSettings(Checked):
     """Masked language model that makes DiffCSE's edits; only used with objective diffcse."""
     lambda_weight: float = 0.005
     """Weight of the difference prediction loss; only used with objective diffcse."""
-    steps: int = 60
-    """Optimiser steps. More move the model further from its start, on the documents and elsewhere."""
+    steps: int = 0
+    """Optimiser steps. More move the model further from its start, on the documents and elsewhere. 0: one pass over the
+    documents, but at least 60 and at most 120."""
     learning_rate: float = 0.0
     """Peak learning rate of AdamW, which rises over the first tenth of the steps and then falls to 0. 0: 2e-5, or 1e-4
     for an encoder of fewer than three layers."""
@@ -55,8 +56,8 @@ class AdaptSettings(Checked):
 
     def _check(self) -> None:
         self._need("encoder", bool(self.encoder), "a name or a folder", "use auto")
-        for name in ("steps", "span_sentences"):
-            self._need(name, getattr(self, name) >= 1, "at least 1", "leave it at its default")
+        self._need("steps", self.steps >= 0, "at least 0", "leave it at its default")
+        self._need("span_sentences", self.span_sentences >= 1, "at least 1", "leave it at its default")
         self._need("batch_size", self.batch_size >= 2, "at least 2", "use 64")
         for name in ("max_tokens", "read_tokens"):
             self._need(name, getattr(self, name) >= 8, "at least 8", "leave it at its default")
@@ -69,6 +70,15 @@ class AdaptSettings(Checked):
         self._need(
             "most_held_out", self.most_held_out >= 2 * LEAST_HELD_OUT, f"at least {2 * LEAST_HELD_OUT}", "use 600"
         )
+
+
+def usual_steps(documents: int, batch_size: int) -> int:
+    """One pass over the documents, within bounds: a few documents need several, and many saturate before.
+
+    >>> usual_steps(900, 64), usual_steps(5000, 64), usual_steps(1_000_000, 64)
+    (60, 79, 120)
+    """
+    return min(max(-(-documents // batch_size), 60), 120)
 
 
 LEAST_HELD_OUT = 10

@@ -16,7 +16,7 @@ def demo(
         str,
         typer.Option(help="Model to start from: auto (minilm where that extra is installed, else bundled) or a name."),
     ] = "auto",
-    steps: Annotated[int, typer.Option(help="Optimiser steps of each run.")] = 60,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each run; 0: as many as `diffcse adapt` takes.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
 ) -> None:
     """Adapt a model to the documentation on this machine, compare it and search; no labels, no network.
@@ -24,8 +24,8 @@ def demo(
     Compares the start, TF-IDF, SimCSE, DiffCSE (from the bundled model) and `diffcse adapt` on packages that none of
     them was trained on.
     """
-    if steps < 1:
-        raise UserError("steps", "at least 1", steps, "use 60")
+    if steps < 0:
+        raise UserError("steps", "at least 0", steps, "use 0")
     from diffcse.cli.quiet import quiet_libraries
     from diffcse.demo.demo import demo as run
     from diffcse.progress import make_console

@@ -17,7 +17,7 @@ from diffcse.errors import Interrupted, UserError
 from diffcse.evaluation.lexical import TfIdf
 from diffcse.evaluation.retrieval import RetrievalScores, retrieval
 from diffcse.evaluation.statistics import bootstrap, paired
-from diffcse.files import write_atomic
+from diffcse.files import read_json, write_atomic
 from diffcse.persistence.load import load_encoder
 from diffcse.presets import build
 from diffcse.progress import say
@@ -63,7 +63,7 @@ def demo(folder: Path, *, encoder: str, steps: int, seed: int, console: Console)
     Args:
         folder: where text and models go; what an earlier call finished there is used again.
         encoder: the start, as in `AdaptSettings`.
-        steps: optimiser steps of each run.
+        steps: optimiser steps of each run; 0 for as many as `adapt` takes.
         seed: seed of everything.
         console: where to show it.
     """
@@ -74,6 +74,9 @@ def demo(folder: Path, *, encoder: str, steps: int, seed: int, console: Console)
     if not is_finished(adapted):
         settings = AdaptSettings(encoder=start, steps=steps, seed=seed)
         adapt(documents, adapted, settings=settings, cache_dir=folder / "cache", console=console)
+    steps = steps or int(
+        read_json(adapted / "adapt.json", what="the demo's report", do="remove the folder")["settings"]["steps"]
+    )
     for objective, name in twins(start):
         scores[name] = _scores(run(objective, start, folder, steps, seed, console), text)
     scores["diffcse adapt"] = _scores(str(adapted), text)
