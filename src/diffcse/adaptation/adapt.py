@@ -84,15 +84,14 @@ def adapt(
     2. Train: two spans of a document attract each other, spans of different documents repel (view `neighbours`).
     3. Choose, on one half of the held-out documents, between the start and means of its weights and the trained ones.
     4. Train a linear map after the pooling that brings the cosines nearer to BM25's scores (`lexical_map`).
-    5. Report on the other half. A model that is not better than the start there too, beyond chance, is not kept: the
-       folder then holds the start.
+    5. Report on the other half. Unless the model is better there too, beyond chance, the folder holds the start.
 
     The same call resumes an interrupted run and ends with the same bits.
 
     Args:
         sources: files, folders, globs, a Hub dataset, or documents that were read before.
         output: folder for the model and the report; new, empty, or of an interrupted run of the same command.
-        settings: all of them; the defaults unless given.
+        settings: all of them; None for the defaults.
         column: the text's column in tables.
         index: folder for a searchable index of all documents, held-out ones too; None for none.
         judged: folders in BEIR's layout; their figures are reported, and decide nothing.
@@ -105,32 +104,32 @@ def adapt(
         UserError: anything wrong with the input, before training.
         Interrupted: stopped on the way; the same call resumes.
     """
-    began = time.perf_counter()
-    settings = checked("settings", settings, AdaptSettings | None) or AdaptSettings()
-    settings = replace(settings, encoder=start_name(settings.encoder))
+    began, settings = time.perf_counter(), _named(settings)
     run = _look(as_path("output", output), sources, settings, column)
-    place = None if index is None else as_path("index", index)
-    check_index(place, run.checkpoints)
+    place = _index_folder(index, run)
     collections = read_collections(judged) | _own_queries(sources, queries, qrels)
     start, settings = _start(settings)
     documents = _documents(sources, column, cache_dir)
-    parts = split(documents.dataset, settings)
-    settings = replace(settings, steps=settings.steps or usual_steps(len(parts.training), settings.batch_size))
-    _say(console, *documents.counts.lines(), *parts.lines())
-    folder, config = run.checkpoints / "training", train_config(settings, parts)
+    parts, settings = _split(documents, settings)
+    notes = (*documents.counts.lines(), *parts.lines())
+    _say(console, *notes)
     with run.writing():
-        trained = _trained(parts, config, run, folder, cache_dir, console)
+        trained = _trained(parts, train_config(settings, parts), run, cache_dir, console)
         blends = Blends(Encoder(start, settings=EncodeSettings(max_tokens=_limit(start, settings))), copied(trained))
         verdict = _verdict(blends, parts, settings, console)
         rows = _judged(blends, verdict.chosen.form, collections, console)
         blends.set(verdict.chosen.form if verdict.kept else START)
-        notes = (*documents.counts.lines(), *parts.lines())
         report = page.Report(verdict=verdict, judged=rows, settings=settings, notes=notes)
-        save_folder(start, run.folder, report.files(folder))
+        save_folder(start, run.folder, report.files(_training(run)))
         _show(report, console)
         _index(documents, place, run, console)
         run.mark_finished()
     return AdaptResult(folder=run.folder, verdict=verdict, judged=rows, seconds=time.perf_counter() - began)
+
+
+def _named(settings: AdaptSettings | None) -> AdaptSettings:
+    settings = checked("settings", settings, AdaptSettings | None) or AdaptSettings()
+    return replace(settings, encoder=start_name(settings.encoder))
 
 
 def start_name(name: str) -> str:
@@ -207,10 +206,22 @@ def _documents(sources: Sources | Documents, column: str | None, cache_dir: Path
     return read_documents(sources, column=column, cache_dir=cache_dir)
 
 
+def _split(documents: Documents, settings: AdaptSettings) -> tuple[Parts, AdaptSettings]:
+    """What is trained on, chosen by and reported on, and the settings with the steps that suit so much text."""
+    parts = split(documents.dataset, settings)
+    steps = settings.steps or usual_steps(len(parts.training), settings.batch_size)
+    return parts, replace(settings, steps=steps)
+
+
+def _training(run: RunFolder) -> Path:
+    return run.checkpoints / "training"
+
+
 def _trained(
-    parts: Parts, config: Config, run: RunFolder, folder: Path, cache_dir: Path | None, console: Console | None
+    parts: Parts, config: Config, run: RunFolder, cache_dir: Path | None, console: Console | None
 ) -> SentenceTransformer:
     """The trained encoder, from an earlier call where that finished it."""
+    folder = _training(run)
     run.check_text(parts.training)
     run.claim(parts.training)
     if not is_finished(folder):
@@ -316,6 +327,12 @@ class _At:
         """Vectors (N, H), with the model's prompt for documents."""
         self.blends.set(self.form)
         return self.blends.encoder.encode_document(sentences)
+
+
+def _index_folder(index: str | Path | None, run: RunFolder) -> Path | None:
+    place = None if index is None else as_path("index", index)
+    check_index(place, run.checkpoints)
+    return place
 
 
 def _index(documents: Documents, place: Path | None, run: RunFolder, console: Console | None) -> None:

@@ -15,32 +15,38 @@ if TYPE_CHECKING:
     from diffcse.search.index import Hit
 
 
+FOLDER = Annotated[Path, typer.Argument(help="What diffcse index wrote.", show_default=False)]
+QUERIES = Annotated[
+    list[str] | None, typer.Argument(metavar="[QUERY]...", help="Sentences to look for.", show_default=False)
+]
+QUERIES_FILE = Annotated[
+    str | None, typer.Option("--queries", help="File of further queries, one per line; - for standard input.")
+]
+WHERE = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CONDITION",
+        help="Only rows that meet a condition on the index's columns, as in SQL: \"year > 2020 AND lang = 'en'\".",
+    ),
+]
+HYBRID = Annotated[
+    bool, typer.Option("--hybrid", help="Let a full-text search of the same words decide with the vectors.")
+]
+VERIFY = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Read all of the index and compare it with its digests.")
+]
+
+
 def search(
-    folder: Annotated[Path, typer.Argument(help="What diffcse index made.", show_default=False)],
-    queries: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[QUERY]...", help="Sentences to look for.", show_default=False),
-    ] = None,
-    queries_file: Annotated[
-        str | None,
-        typer.Option("--queries", help="File of further queries, one per line; - for standard input."),
-    ] = None,
+    folder: FOLDER,
+    queries: QUERIES = None,
+    queries_file: QUERIES_FILE = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Most rows of a query.")] = 5,
     threshold: Annotated[float, typer.Option(help="Smallest cosine similarity, -1 to 1.")] = -1.0,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CONDITION",
-            help="Only rows that meet a condition on the index's columns, as in SQL: \"year > 2020 AND lang = 'en'\".",
-        ),
-    ] = None,
-    hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="Let a full-text search of the same words decide with the vectors.")
-    ] = False,
+    where: WHERE = None,
+    hybrid: HYBRID = False,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object per query.")] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Read all of the index and compare it with its digests.")
-    ] = False,
+    verify: VERIFY = False,
     model: MODEL = None,
     prompt_name: PROMPT_NAME = None,
     prompt: PROMPT = None,

@@ -74,11 +74,7 @@ def index_text(
     index = SentenceIndex(folder) if add or update is not None else None
     if index is None:
         check_new(folder)
-    for name in column_names(texts):
-        rows.check_name(name)
-    total = texts.count()
-    if total is not None and not any(text.strip() for text in texts):
-        raise _blank(texts)
+    total = _checked_count(texts)
     encoder = load()
     mark = fingerprint(encoder)
     if index is not None:
@@ -96,6 +92,16 @@ def index_text(
             index = SentenceIndex.create(folder, _facts(encoder, how, model, mark, texts), _blocks(job, texts))
     shutil.rmtree(work)
     return index, counts
+
+
+def _checked_count(texts: Texts) -> int | None:
+    """The number of texts, None for standard input; the names of their columns can be used, and not all are blank."""
+    for name in column_names(texts):
+        rows.check_name(name)
+    total = texts.count()
+    if total is not None and not any(text.strip() for text in texts):
+        raise _blank(texts)
+    return total
 
 
 class TextSearch:

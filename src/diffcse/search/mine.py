@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
 
@@ -78,16 +79,9 @@ def mine_file(
         raise UserError(f"output {output}", "a file ending in .jsonl or .parquet", output.suffix, "name it so")
     check_place(output, overwrite=overwrite)
     words = resolve_prompt(model, "query", text=query_prompt), resolve_prompt(model, "document", text=document_prompt)
-    pairs, read = read_texts(source, columns=columns)
-    if len(pairs.column_names) != 2:
-        do = "name the two columns of a table with --columns"
-        raise UserError(source, "pairs: two columns of text", f"{len(pairs.column_names)}", do)
-    if reads_plain_text(model):
-        read_ids = Tokeniser(model)
-        groups = (read_ids(list(pairs[name])).input_ids for name in pairs.column_names)
-        warn_of_unknown(groups, model.tokenizer)
+    pairs, read = _read_pairs(source, columns, model)
     mined = mine_hard_negatives(
-        pairs.rename_columns(dict(zip(pairs.column_names, ("anchor", "positive"), strict=True))),
+        pairs,
         model,
         num_negatives=count,
         range_min=skip,
@@ -105,6 +99,19 @@ def mine_file(
     with disk_errors(f"{output}", "make room or permission and try again"):
         write_atomic(output, _content(table, output.suffix))
     return Mined(read=read, rows=len(table))
+
+
+def _read_pairs(source: str, columns: tuple[str, ...] | None, model: SentenceTransformer) -> tuple[Dataset, ReadReport]:
+    """The pairs under the library's names; says how many texts the model cannot read."""
+    pairs, read = read_texts(source, columns=columns)
+    if len(pairs.column_names) != 2:
+        do = "name the two columns of a table with --columns"
+        raise UserError(source, "pairs: two columns of text", f"{len(pairs.column_names)}", do)
+    if reads_plain_text(model):
+        read_ids = Tokeniser(model)
+        groups = (read_ids(list(pairs[name])).input_ids for name in pairs.column_names)
+        warn_of_unknown(groups, model.tokenizer)
+    return pairs.rename_columns(dict(zip(pairs.column_names, ("anchor", "positive"), strict=True))), read
 
 
 def _content(table: pa.Table, suffix: str) -> bytes:
