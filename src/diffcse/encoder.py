@@ -269,9 +269,9 @@ def _nearest(index: _Index, queries: NDArray[np.float32], top_k: int) -> tuple[l
         scores, rows = exact_search(index.vectors, queries, top_k)
         return list(as_cosines(scores)), list(rows)
     scores, rows = index.faiss.search(queries, min(top_k, max(1, len(index.sentences))))
-    there = rows >= 0  # FAISS fills up with -1 if it found fewer
+    valid = rows >= 0  # FAISS fills up with -1 if it found fewer
     scores = as_cosines(scores)
-    return [s[t] for s, t in zip(scores, there, strict=True)], [r[t] for r, t in zip(rows, there, strict=True)]
+    return [s[t] for s, t in zip(scores, valid, strict=True)], [r[t] for r, t in zip(rows, valid, strict=True)]
 
 
 def _sentences(source: str | Path | Iterable[str]) -> list[str]:

@@ -83,12 +83,12 @@ class Report:
     def _main(self) -> Table:
         verdict = self.verdict
         rows = [TableRow(cells=(name, *_cells(scores, None))) for name, scores in verdict.lexical.items()]
-        for name, candidate, kept in (
+        for name, candidate, is_kept in (
             ("start", verdict.start, not verdict.kept),
             ("adapted", verdict.adapted, verdict.kept),
         ):
-            cells = (f"{name}, kept" if kept else name, *_cells(candidate.scores, candidate))
-            rows.append(TableRow(cells=cells, kind="measured" if kept else ""))
+            cells = (f"{name}, kept" if is_kept else name, *_cells(candidate.scores, candidate))
+            rows.append(TableRow(cells=cells, kind="measured" if is_kept else ""))
         return Table(
             title=f"Questions from {verdict.documents:,} documents that were not trained on, x 100",
             columns=_COLUMNS,

@@ -79,15 +79,15 @@ class Verdict:
 
     def words(self) -> str:
         """The decision in a sentence."""
-        shown = _interval(self.adapted.against_start[SENTENCE])
+        bounds = _interval(self.adapted.against_start[SENTENCE])
         if self.kept:
             all_of_them = _interval(self.together[SENTENCE])
             return (
-                f"kept: the adapted model ({self.chosen.form.words()}), {shown} MRR over the start; "
+                f"kept: the adapted model ({self.chosen.form.words()}), {bounds} MRR over the start; "
                 f"{all_of_them} on all held-out documents"
             )
         why = "on the documents that choose" if not self.chosen.better else "on all held-out documents"
-        return f"kept: the start; training did not show a gain {why} ({shown} MRR on the documents that report)"
+        return f"kept: the start; training did not show a gain {why} ({bounds} MRR on the documents that report)"
 
 
 def _interval(of: Paired) -> str:

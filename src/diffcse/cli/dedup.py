@@ -47,12 +47,12 @@ def dedup(
     from diffcse.search.dedup import dedup_file
 
     console = make_console()
-    told = report or Path(f"{output}.report.jsonl")
+    listing = report or Path(f"{output}.report.jsonl")
     with counting(console, "dedup") as show:
         counts = dedup_file(
             file,
             output,
-            told,
+            listing,
             loader(model, device, trust_remote_code),
             threshold=threshold,
             settings=EncodeSettings(max_tokens=max_tokens, normalize=True),
@@ -62,4 +62,4 @@ def dedup(
             on_progress=show,
         )
     text = f"{output}: kept {counts.kept:,} lines, dropped {counts.dropped:,} with a cosine of {threshold} or more"
-    say(console, "; ".join([text, f"{told} says which", *notes(counts)]))
+    say(console, "; ".join([text, f"{listing} says which", *notes(counts)]))

@@ -24,25 +24,25 @@ from diffcse.text.unknown import mostly_unknown
 _WANTED = "a string or several of them (a list, tuple, array or column)"
 
 
-def as_sentences(given: Any, what: str = "sentences") -> list[str]:
+def as_sentences(value: Any, what: str = "sentences") -> list[str]:
     """The strings of a list, tuple, generator, numpy array or pandas Series; a single string gives one.
 
     A table would give the names of its columns, a dict its keys and a set any order, so these are refused.
 
     Args:
-        given: what a caller handed over.
+        value: what a caller handed over.
         what: how the error names it.
 
     Raises:
         UserError: anything else, or something in it that is not text.
     """
-    if isinstance(given, str):
-        return [str(given)]
-    wrong = isinstance(given, Mapping | set | frozenset | bytes | bytearray | PurePath) or hasattr(given, "columns")
-    if wrong or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
-        do = "give the column of text" if hasattr(given, "columns") else "give a list of strings"
-        raise UserError(what, _WANTED, _kind(given), do)
-    sentences = given.tolist() if isinstance(given, np.ndarray) else list(given)
+    if isinstance(value, str):
+        return [str(value)]
+    wrong = isinstance(value, Mapping | set | frozenset | bytes | bytearray | PurePath) or hasattr(value, "columns")
+    if wrong or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
+        do = "give the column of text" if hasattr(value, "columns") else "give a list of strings"
+        raise UserError(what, _WANTED, _kind(value), do)
+    sentences = value.tolist() if isinstance(value, np.ndarray) else list(value)
     for number, sentence in enumerate(sentences):
         check_text(number, sentence)
     return sentences
@@ -58,10 +58,10 @@ def check_text(number: int, sentence: Any) -> None:
         raise UserError(f"sentence {number}", "text", type(sentence).__name__, "give strings")
 
 
-def _kind(given: Any) -> str:
-    if isinstance(given, np.ndarray):
-        return f"an array of {given.ndim} dimensions"
-    return "None" if given is None else f"a {type(given).__name__}"
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.ndim} dimensions"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,8 +82,8 @@ def read_corpus(source: str, embed: Embed, *, column: str | None = None) -> Corp
         raise UserError(f"--corpus {source}", "a text with at least one line", "an empty file", "give another file")
     if damaged:
         log.warning("%s: replaced bytes that are not UTF-8 in %d of %d texts", source, damaged, len(lines))
-    taken = lines[:MOST_IN_FILE]
-    return make_corpus(source, taken, embed, left_out=len(lines) > len(taken))
+    first = lines[:MOST_IN_FILE]
+    return make_corpus(source, first, embed, left_out=len(lines) > len(first))
 
 
 def search(corpus: Corpus, query: str, embed: Embed, top_k: int) -> Answer:

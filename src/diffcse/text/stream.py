@@ -66,24 +66,24 @@ def repaired(text: str) -> str:
     return _SURROGATES.sub("\ufffd", text)
 
 
-def open_texts(given: str, *, column: str | None = None, skip_blank: bool = False) -> Texts:
+def open_texts(source: str, *, column: str | None = None, skip_blank: bool = False) -> Texts:
     """Look at the head of a file: plain text, csv, tsv, jsonl or Parquet, any of them gzipped, or `-`.
 
     Args:
-        given: path, glob, or `-` for plain text on standard input.
+        source: path, glob, or `-` for plain text on standard input.
         column: the text column of a table; needed where several could be meant.
         skip_blank: leave out blank texts.
 
     Raises:
         UserError: missing, unreadable, or without one column of text.
     """
-    if given == STDIN:
+    if source == STDIN:
         if column is not None:
             do = "remove it, or name a file"
             raise UserError("column", "left out for standard input, which is plain text", column, do)
         return Texts(name=STDIN, sources=[Pipe(Path(STDIN))], columns=[("",)], skip_blank=skip_blank)
-    sources = find_sources([given])
+    sources = find_sources([source])
     chosen = choose_columns(sources, None if column is None else (column,))
     if len(chosen[0]) != 1:
-        raise UserError(given, "read with one column", ", ".join(chosen[0]), "choose one with --column")
-    return Texts(name=given, sources=sources, columns=chosen, skip_blank=skip_blank)
+        raise UserError(source, "read with one column", ", ".join(chosen[0]), "choose one with --column")
+    return Texts(name=source, sources=sources, columns=chosen, skip_blank=skip_blank)
