@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,11 @@ COMMAND = typer.main.get_command(app)
 
 @pytest.fixture
 def sigterm() -> Iterator[None]:
-    former = signal.getsignal(signal.SIGTERM)
-    ends.stop_on_sigterm()
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    ends.stop_on_signals()
     yield
-    signal.signal(signal.SIGTERM, former)
+    for number, handler in former.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("sigterm")
@@ -78,6 +80,30 @@ def test_every_end_has_its_code_and_one_line(
 ) -> None:
     assert ends.run(COMMAND, arguments) == code
     assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.usefixtures("sigterm")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_import_is_not_interrupted(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled module would abort the process; the interruption comes as soon as the import is done."""
+    (tmp_path / "loaded_slowly.py").write_text(f"import signal, time\nsignal.raise_signal({number})\ntime.sleep(0.1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        import loaded_slowly  # type: ignore[import-not-found]  # noqa: F401
+
+        time.sleep(5)
+    assert "loaded_slowly" in sys.modules
+    del sys.modules["loaded_slowly"]
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = "import signal\n" + "signal.raise_signal(signal.SIGINT)\n" * 2 + "raise AssertionError\n"
+    (tmp_path / "asked_twice.py").write_text(twice)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        import asked_twice  # type: ignore[import-not-found]  # noqa: F401
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def test_a_fault_of_ours_is_shown_as_one() -> None:

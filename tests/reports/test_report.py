@@ -300,7 +300,7 @@ def test_bad_input(tmp_path: Path, result: dict[str, Any]) -> None:
     (tmp_path / "metrics.jsonl").write_text("nothing\n")
     refused("metrics.jsonl must be the log of a training run; got no line with a step", json.dumps(result), tmp_path)
     (tmp_path / "r.json").write_text(json.dumps(result))
-    with pytest.raises(UserError, match=r"--output .* must be a file in an existing folder"):
+    with pytest.raises(UserError, match=r"--output .* must be in an existing folder"):
         CliRunner().invoke(
             app, ["report", str(tmp_path / "r.json"), "-o", str(tmp_path / "no" / "r.html")], catch_exceptions=False
         )

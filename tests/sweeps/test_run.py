@@ -20,6 +20,7 @@ from diffcse.sweeps.plan import Sweep, named_as_begun, plan_runs, read_sweep, ru
 from diffcse.sweeps.report import choose_metric, expected_best, flat_rows, groups, interval, pairs, plot
 from diffcse.sweeps.results import Result, Results
 from tests import tiny
+from tests.cli.command import diffcse as command
 from tests.killing import kill, run
 
 
@@ -266,3 +267,21 @@ def test_a_run_is_named_by_what_differs_from_the_defaults():
 def test_the_rows_of_a_report_are_flat():
     rows = flat_rows([*results({"simcse": [0.5]}), Result(name="x", settings={}, error="it broke")])
     assert rows == [{"run": "objective simcse", "seed": 0, "dev": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--json", "no/figures.json"], "--json no/figures.json must be in an existing folder; got no such folder"),
+        (["--plot", "figures.bmp"], "--plot figures.bmp must be a file ending in .png or .svg or .pdf; got .bmp"),
+        (["--plot", "."], "--plot . must be a file; got a folder"),
+        (["--output", "text.txt"], "output text.txt must be a folder; got a file"),
+    ],
+)
+def test_ablate_looks_at_its_outputs_before_the_runs(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny.write_sentences(tmp_path / "text.txt", 8)
+    words = ["ablate", "objective", "text.txt", "--preset", "small", "--output", "out", *words]
+    ended = command(*words)
+    assert (ended.code, ended.err.count("\n")) == (2, 1) and ended.err.startswith(f"diffcse: {message}")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

@@ -40,5 +40,5 @@ for _verb in _VERBS:
 def main() -> None:
     """The entry point: run the verb that the command line names and end the process (see `diffcse.cli.ends`)."""
     ends.replace_missing_characters()
-    ends.stop_on_sigterm()
+    ends.stop_on_signals()
     sys.exit(ends.run(typer.main.get_command(app), sys.argv[1:]))

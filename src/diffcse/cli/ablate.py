@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from diffcse.cli.options import SOURCES, with_fields, without_none
-from diffcse.cli.sweep import JSON, PLOT, WORKERS, go, show
+from diffcse.cli.sweep import JSON, PLOT, WORKERS, check_figures, go, show
 from diffcse.errors import UserError
 from diffcse.presets import PRESETS, SECTIONS
 from diffcse.sweeps.ablations import TABLES, ablation
@@ -32,6 +32,7 @@ def ablate(
     """Run one of the paper's ablation tables; the same command resumes after an interruption."""
     from diffcse.sweeps.plan import Sweep, plan_runs
 
+    check_figures(json, plot)
     if seeds < 1:
         raise UserError("seeds", "at least 1", seeds, "give the number of runs a row")
     plan = ablation(table, preset=preset, settings=without_none(options))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from diffcse.errors import UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -79,6 +82,27 @@ def loader(
     quiet_libraries()
     target = as_device(device)
     return lambda: load_encoder(model, pooler=pooler, trust_remote_code=trust_remote_code).to(target)
+
+
+def check_file(option: str, path: Path | None, ends: tuple[str, ...] = ()) -> None:
+    """Refuse a place for a file of results before the work is done, not after it.
+
+    Args:
+        option: that names the file.
+        path: as given; None for no such file.
+        ends: of a name, where they say the format.
+    """
+    if path is None:
+        return
+    what = f"{option} {path}"
+    if path.is_dir():
+        raise UserError(what, "a file", "a folder", "name a file in it")
+    if not path.parent.is_dir():
+        raise UserError(what, "in an existing folder", "no such folder", "make the folder first")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(what, "in a folder that you may write to", "no permission", "choose another place")
+    if ends and path.suffix not in ends:
+        raise UserError(what, f"a file ending in {' or '.join(ends)}", path.suffix or "no ending", "change its ending")
 
 
 def warn_unknown(unknown: int, total: int) -> None:

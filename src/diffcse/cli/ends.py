@@ -124,18 +124,40 @@ def replace_missing_characters() -> None:
             stream.reconfigure(errors="replace")
 
 
-def stop_on_sigterm() -> None:
+def stop_on_signals() -> None:
     """Let SIGTERM end a verb as Ctrl-C does; schedulers and containers send it before they kill."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupting(os.getpid()))
+    if threading.current_thread() is not threading.main_thread():
+        return
+    handler = _interrupting(os.getpid())
+    signal.signal(signal.SIGTERM, handler)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # `nohup` and the like ignore it
+        signal.signal(signal.SIGINT, handler)
 
 
 def _interrupting(process: int) -> Callable[[int, Any], None]:
+    waiting = False
+
     def interrupt(number: int, frame: Any) -> None:
-        if os.getpid() == process:
+        nonlocal waiting
+        if os.getpid() != process:
+            # A forked worker inherits the handler; it has nothing to save, and its parent may want to be rid of it.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif _importing(frame) and hasattr(signal, "setitimer") and (not waiting or number == signal.SIGALRM):
+            # Compiled modules abort the process if they are interrupted while they are loaded, so look again soon.
+            waiting = True
+            signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        else:
             raise KeyboardInterrupt
-        # A forked worker inherits the handler; it has nothing to save, and its parent may just want to be rid of it.
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
 
     return interrupt
+
+
+def _importing(frame: Any) -> bool:
+    """Whether the code that was interrupted is part of an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

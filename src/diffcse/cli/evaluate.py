@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from diffcse.cli.common import DEVICE, PROMPT, PROMPT_NAME, TRUST, loader, write_results
+from diffcse.cli.common import DEVICE, PROMPT, PROMPT_NAME, TRUST, check_file, loader, write_results
 from diffcse.errors import UserError
 
 if TYPE_CHECKING:
@@ -163,10 +163,7 @@ def check_models(models: Sequence[str], compare: bool) -> None:
 
 def check_outputs(models: Sequence[str], json: Path | None, card: bool) -> None:
     """Say now, not after the work, that something cannot be written."""
-    if json is not None and json.is_dir():
-        raise UserError(f"--json {json}", "a file", "a folder", "name a file in it")
-    if json is not None and not json.parent.is_dir():
-        raise UserError(f"--json {json}", "in an existing folder", "no such folder", "make the folder first")
+    check_file("--json", json)
     if card:
         for model in models:
             _card().check_card(Path(model))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diffcse.errors import UserError
+from diffcse.cli.common import check_file
 
 
 def report(
@@ -29,8 +29,7 @@ def report(
 
     Needs matplotlib: pip install 'diffcse\[plots]'.
     """
-    if not output.parent.is_dir() or output.is_dir():
-        raise UserError(f"--output {output}", "a file in an existing folder", "none", "name another place")
+    check_file("--output", output)
     from diffcse.progress import make_console, say
     from diffcse.reports.report import read_report, write_report
 

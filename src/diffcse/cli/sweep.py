@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from diffcse.cli.common import write_results
+from diffcse.cli.common import check_file, write_results
 from diffcse.cli.options import read_toml
 from diffcse.errors import UserError
 
@@ -83,10 +83,17 @@ def report(
     """Mean, spread, expected best of several runs and paired comparisons of a sweep's settings."""
     from diffcse.sweeps.results import Results
 
+    check_figures(json, plot)
     results = Results(folder).all()
     if not results:
         raise UserError(f"{folder}", "the folder of a sweep", "no scores in it", "give diffcse sweep's output")
     show(results, metric, against=against, json=json, plot=plot)
+
+
+def check_figures(json: Path | None, plot: Path | None) -> None:
+    """Refuse now, not after all runs, a place where the figures could not be written."""
+    check_file("--json", json)
+    check_file("--plot", plot, (".png", ".svg", ".pdf"))
 
 
 def go(sweep: Sweep, output: Path, workers: int) -> list[Result]:

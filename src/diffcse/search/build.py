@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,10 +222,15 @@ def _building(folder: Path, work: Path, generation: int) -> Iterator[None]:
     """Hold the folder of the encoded parts, marked with the generation of the index that they are for."""
     with on_disk(folder):
         folder.mkdir(exist_ok=True)
-    with working(work):
-        with on_disk(work):
-            write_atomic(work / _GENERATION, str(generation).encode())
-        yield
+    try:
+        with working(work):
+            with on_disk(work):
+                write_atomic(work / _GENERATION, str(generation).encode())
+            yield
+    except UserError:
+        with suppress(OSError):
+            folder.rmdir()  # only if it is empty: nothing was encoded
+        raise
 
 
 def _finish_interrupted(

@@ -23,7 +23,7 @@ from typing import Any
 
 from diffcse.config import Config
 from diffcse.errors import UserError
-from diffcse.files import digest, read_json, write_atomic
+from diffcse.files import digest, disk_errors, read_json, write_atomic
 from diffcse.persistence.hub import locate
 from diffcse.presets import build
 from diffcse.reports.logs import read_runs
@@ -201,12 +201,15 @@ def run_sweep(
     """
     if workers < 1:
         raise UserError("workers", "at least 1", workers, "give the number of runs at a time")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output {folder}", "a folder", "a file", "choose another name")
     results = Results(folder)
     runs = named_as_begun(sweep.runs, folder / "runs")
     missing = [run for run in runs if not results.is_done(run.name)]
     check_inputs(sweep, missing)
-    for place in ("runs", "logs"):
-        (folder / place).mkdir(parents=True, exist_ok=True)
+    with disk_errors(f"output {folder}", "choose another folder"):
+        for place in ("runs", "logs"):
+            (folder / place).mkdir(parents=True, exist_ok=True)
     for run in runs:
         results.plan(run.name, run.varied)
     with _Children(folder, sweep, max(1, (os.cpu_count() or 1) // workers)) as children:
