@@ -255,3 +255,10 @@ def test_columns_without_a_name_and_tables_of_text_alone(tmp_path, model):
     pq.write_table(pa.table({"text": ["the cat sat", "a dog"]}), tmp_path / "text.parquet")
     made, _ = index(model, tmp_path / "text.parquet", tmp_path / "two")
     check(model, tmp_path / "two", ["the cat sat", "a dog"])
+
+
+def test_a_wrong_key_is_refused_before_the_text_is_encoded(tmp_path, model, text):
+    index(model, text, tmp_path / "index")
+    with pytest.raises(UserError, match="--update must be one of the columns text; got id; name a column of the index"):
+        index(None, text, tmp_path / "index", update="id")
+    assert not (tmp_path / "index" / "building").exists()

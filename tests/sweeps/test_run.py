@@ -193,7 +193,7 @@ def test_test_scores_choose_nothing_unless_asked_for():
     [
         ({"text": ("nosuch.txt",)}, r"nosuch\.txt must be an existing file or a glob"),
         ({"text": ("-",)}, "text must be files, which every run reads anew; got standard input"),
-        ({"columns": "text"}, r"columns must be left out for \.txt files"),
+        ({"columns": "text"}, "columns must be used with tables"),
         ({"encoder": "./nosuch"}, r"model \./nosuch must be an existing folder"),
         (
             {"objective": "diffcse", "generator": "./nosuch"},

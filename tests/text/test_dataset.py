@@ -623,3 +623,14 @@ def test_another_text_tokenizer_or_length_gives_other_ids(rows: datasets.Dataset
 def test_max_tokens_must_leave_room_for_a_word(rows: datasets.Dataset) -> None:
     with pytest.raises(UserError, match="max_tokens must be at least 3; got 2"):
         tokenise(rows, tiny.tokenizer(), max_tokens=2)
+
+
+def test_damaged_facts_of_the_cache_are_made_again(tmp_path: Path, cache: Path) -> None:
+    text = tiny.write_sentences(tmp_path / "t.txt", 5)
+    first, report = read_texts(text, cache_dir=cache)
+    (facts,) = cache.glob("text-*/facts.json")
+    whole = facts.read_text()
+    for damaged in (whole.replace('"cut"', '"c5t"'), whole.replace('"kept": 5', '"kept": 4'), "[]", "{}", ""):
+        facts.write_text(damaged)
+        again, counts = read_texts(text, cache_dir=cache)
+        assert (again["text0"][:], counts) == (first["text0"][:], report) and facts.read_text() == whole

@@ -1,6 +1,7 @@
 """Fingerprints tell equal runs from different ones, and name the part that differs."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,25 @@ def test_other_folders_are_refused(tmp_path: Path, name: str, words: str) -> Non
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=words):
         fingerprint(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "garbage"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_damaged_checkpoint_is_one_line(place: Path, tmp_path: Path, file: str, kind: str) -> None:
+    run = interrupted(place, tmp_path / "run")
+    path = run / "checkpoints" / "checkpoint-3" / file
+    content = path.read_bytes()
+    path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "garbage": b"\xa2" * 500}[kind])
+    line = r"checkpoint .*checkpoint-3 must be whole; got .*; remove that folder, and the same command resumes from"
+    for read in (lambda: fingerprint(run), lambda: interrupted(place, run, stop=None)):
+        with pytest.raises(UserError, match=line) as refusal:
+            read()
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors", "tokenizer_config.json"])
+def test_a_damaged_model_is_one_line(place: Path, tmp_path: Path, file: str) -> None:
+    shutil.copytree(place / "encoder", tmp_path / "model")
+    (tmp_path / "model" / file).write_bytes(b'{"a": \xa2')
+    with pytest.raises(UserError, match=r"model .*model must be a model that can be loaded; got .*; check that the"):
+        fingerprint(tmp_path / "model")

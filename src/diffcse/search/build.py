@@ -74,6 +74,8 @@ def index_text(
     index = SentenceIndex(folder) if add or update is not None else None
     if index is None:
         check_new(folder)
+    if index is not None and update is not None:
+        index.check_key(update)
     total = _checked_count(texts)
     encoder = load()
     mark = fingerprint(encoder)
@@ -154,7 +156,8 @@ class TextSearch:
             hybrid: let a full-text search of the same words decide with the vectors.
         """
         vectors = self._encoder.encode(queries)
-        return self.index.search(vectors, top_k, threshold, where=where, words=queries if hybrid else None)
+        with rows.reading(self.index.folder):
+            return self.index.search(vectors, top_k, threshold, where=where, words=queries if hybrid else None)
 
 
 def _blank(texts: Texts) -> UserError:

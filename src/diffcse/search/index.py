@@ -162,6 +162,16 @@ class SentenceIndex:
             for query, text, near in zip(queries, words, places, strict=True)
         ]
 
+    def check_key(self, key: str) -> None:
+        """Refuse a column for updates that the index has not.
+
+        Raises:
+            UserError: naming those that it has.
+        """
+        if key.casefold() not in {name.casefold() for name in self.columns}:
+            rule = f"one of the columns {', '.join(self.columns)}"
+            raise UserError("--update", rule, key, "name a column of the index")
+
     def add(self, blocks: Blocks, *, key: str | None = None) -> int:
         """Append rows; a reader sees the index as it was or as it is afterwards.
 
@@ -175,10 +185,8 @@ class SentenceIndex:
         Raises:
             UserError: another writer at work, or a disk that cannot be written to.
         """
-        if key is not None and key.casefold() not in {name.casefold() for name in self.columns}:
-            raise UserError(
-                "--update", f"one of the columns {', '.join(self.columns)}", key, "name a column of the index"
-            )
+        if key is not None:
+            self.check_key(key)
         with _writing(self.folder):
             added = _append(self._rows, self._file, blocks, key)
         self._load()

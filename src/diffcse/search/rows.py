@@ -329,6 +329,15 @@ def damaged(folder: Path, got: Any) -> UserError:
     return UserError(f"index {folder}", "undamaged", got, "index the text again, or restore the folder")
 
 
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn what SQLite says of a damaged database into one line."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise damaged(folder, f"{NAME} that SQLite cannot read ({error})") from error
+
+
 def _connect(folder: Path) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(folder / NAME, timeout=60, isolation_level=None, check_same_thread=False)

@@ -20,6 +20,7 @@ from filelock import FileLock
 from diffcse.errors import UserError
 from diffcse.files import digest, replace_folder
 
+_CHECK = "sha256"
 _VERSION = 1  # of what is written here; a new number makes old cache entries unused
 _ROWS = 10_000
 _CHARACTERS = 2**20
@@ -79,7 +80,8 @@ def _make(folder: Path, name: str, write: Callable[[Path], dict[str, Any]]) -> E
     shutil.rmtree(part, ignore_errors=True)  # what a killed process left; we hold the lock
     part.mkdir()
     try:
-        (part / "facts.json").write_text(json.dumps(write(part)), encoding="utf-8")
+        facts = write(part)
+        (part / "facts.json").write_text(json.dumps({**facts, _CHECK: digest(facts)}), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been loaded
         replace_folder(part, folder)
     finally:
@@ -92,7 +94,9 @@ def _make(folder: Path, name: str, write: Callable[[Path], dict[str, Any]]) -> E
 def _load(folder: Path, name: str) -> Entry | None:
     try:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        if facts.pop(_CHECK, None) not in (None, digest(facts)):  # an older version noted none
+            return None
         table = MemoryMappedTable.from_file(str(folder / "data.arrow"))
-    except (OSError, ValueError):  # absent or damaged
+    except (OSError, ValueError, TypeError, AttributeError):  # absent or damaged
         return None
     return (datasets.Dataset(table, fingerprint=name), facts) if len(table) == facts["rows"] else None

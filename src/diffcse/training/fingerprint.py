@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.trainer_pt_utils import safe_globals
 
 from diffcse.errors import UserError
 from diffcse.files import read_json
-from diffcse.training.trainer import EpochOrder, last_checkpoint
+from diffcse.persistence.load import model_errors
+from diffcse.training.trainer import EpochOrder, last_checkpoint, whole_checkpoint
 
 _FILES_OF_A_MODEL = ("config.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 _TOKENIZER = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
@@ -74,10 +74,11 @@ def fingerprint(folder: str | Path) -> Fingerprint:
     if not folder.is_dir():
         raise UserError(f"{folder}", "a folder with a model or a run", "no such folder", "check the path")
     checkpoint = last_checkpoint(folder / "checkpoints")
-    try:
-        return _model(folder) if checkpoint is None else _run(folder, checkpoint)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}", "readable", error, "check the folder") from error
+    if checkpoint is not None:
+        with whole_checkpoint(checkpoint):
+            return _run(folder, checkpoint)
+    with model_errors(str(folder)):
+        return _model(folder)
 
 
 def _model(folder: Path) -> Fingerprint:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from diffcse.errors import NonFiniteLoss
+from diffcse.errors import NonFiniteLoss, UserError
 from diffcse.files import fsync_folder, write_json
 from diffcse.kernels.waits import send_and_remember
 
@@ -119,6 +120,18 @@ class SafeTrainer(Trainer):
                 _set_rate(optimizer, {id(parameter) for name, parameter in named if name.startswith(start)}, rate)
         return optimizer
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with whole_checkpoint(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with whole_checkpoint(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with whole_checkpoint(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -198,6 +211,23 @@ def last_checkpoint(folder: Path, *, remove_broken: bool = False) -> Path | None
         if remove_broken:
             shutil.rmtree(path)
     return None
+
+
+@contextmanager
+def whole_checkpoint(path: str | Path | None) -> Iterator[None]:
+    """Turn what a library raises while it reads a damaged checkpoint into one line.
+
+    Raises:
+        UserError: in place of any other error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # readers of damaged files raise whatever they stumble over
+        got = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        do = "remove that folder, and the same command resumes from the one before it or begins again"
+        raise UserError(f"checkpoint {path}", "whole", got, do) from error
 
 
 class _FollowEpoch(TrainerCallback):
