@@ -99,4 +99,4 @@ def _load(folder: Path, name: str) -> Entry | None:
         table = MemoryMappedTable.from_file(str(folder / "data.arrow"))
     except (OSError, ValueError, TypeError, AttributeError):  # absent or damaged
         return None
-    return (datasets.Dataset(table, fingerprint=name), facts) if len(table) == facts["rows"] else None
+    return (datasets.Dataset(table, fingerprint=name), facts) if len(table) == facts.get("rows") else None
