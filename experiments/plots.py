@@ -90,7 +90,7 @@ def curves(results: list[dict[str, Any]]) -> Figure:
     axes[0, 1].set_yscale("log")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", fontsize=8, ncols=2)
-    figure.supxlabel("step", fontsize=9)
+    axes[1, 1].set_xlabel("step", fontsize=9)
     return figure
 
 

@@ -143,7 +143,7 @@ def table(results: list[dict[str, Any]]) -> str:
         cells = [_mean([100 * row[key] for row in of_run]) for key in columns]
         lines.append(f"| {run} | {len(of_run)} | {' | '.join(cells)} |")
     paired = _paired(rows)
-    if len(paired) > 1:
+    if len(paired) > 2:  # two differences give no interval worth the name
         cells = [_interval([100 * (b[key] - a[key]) for a, b in paired]) for key in columns]
         lines.append(f"| DiffCSE minus SimCSE, 95% interval | {len(paired)} | {' | '.join(cells)} |")
     return "\n".join(lines)
