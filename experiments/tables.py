@@ -96,7 +96,7 @@ def form(content: dict[str, Any]) -> str:
         content: an `adapt.json`.
     """
     parts = [f"{content['share']:.1%}"] if content["share"] else []
-    return " + ".join([*parts, *(["map"] if content["mapped"] else [])])
+    return " + ".join([*parts, *(["map"] if content.get("mapped") else [])])
 
 
 def reading_table(name: str) -> str:
@@ -107,7 +107,7 @@ def reading_table(name: str) -> str:
         judged = row.get("discriminator", {})
         losses = [f"{judged[vector]['loss']:.4f}" if judged else "" for vector in ("own", "another's", "zeros")]
         found = [_percent(judged[vector]["found"]) if judged else "" for vector in ("own", "another's")]
-        space = [f"{row['alignment']:.3f}", f"{row['uniformity']:.2f}"]
+        space = [f"{row['alignment']:.5f}", f"{row['uniformity']:.4f}"]
         lines.append(f"| {' | '.join([row['run'], *space, *losses, *found])} |")
     return "\n".join(lines)
 
