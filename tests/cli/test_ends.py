@@ -85,9 +85,12 @@ def test_every_end_has_its_code_and_one_line(
 @pytest.mark.usefixtures("sigterm")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_import_is_not_interrupted(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A compiled module would abort the process; the interruption comes as soon as the import is done."""
-    (tmp_path / "loaded_slowly.py").write_text(f"import signal, time\nsignal.raise_signal({number})\ntime.sleep(0.1)\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    """torch would abort the process; the interruption comes as soon as the import is done."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "loaded_slowly.py").write_text(
+        f"import signal, time\nsignal.raise_signal({number})\ntime.sleep(0.1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "torch")
     with pytest.raises(KeyboardInterrupt):
         import loaded_slowly  # type: ignore[import-not-found]  # noqa: F401
 
@@ -99,8 +102,9 @@ def test_an_import_is_not_interrupted(number: int, tmp_path: Path, monkeypatch: 
 @pytest.mark.usefixtures("sigterm")
 def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     twice = "import signal\n" + "signal.raise_signal(signal.SIGINT)\n" * 2 + "raise AssertionError\n"
-    (tmp_path / "asked_twice.py").write_text(twice)
-    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "asked_twice.py").write_text(twice)
+    monkeypatch.syspath_prepend(tmp_path / "torch")
     with pytest.raises(KeyboardInterrupt):
         import asked_twice  # type: ignore[import-not-found]  # noqa: F401
     signal.setitimer(signal.ITIMER_REAL, 0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -33,6 +34,8 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 _PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
 """What any look at a path that a user names may meet."""
+
+_IN_TORCH = re.compile(r"[\\/]torch[\\/]")
 
 _RESUMES = ("train", "pretrain", "adapt", "demo", "encode", "index", "sweep", "ablate", "data")
 """Verbs that keep what was done before an interruption."""
@@ -144,7 +147,7 @@ def _interrupting(process: int) -> Callable[[int, Any], None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         elif _importing(frame) and hasattr(signal, "setitimer") and (not waiting or number == signal.SIGALRM):
-            # Compiled modules abort the process if they are interrupted while they are loaded, so look again soon.
+            # torch aborts the process if it is interrupted while it is loaded, so look again soon.
             waiting = True
             signal.signal(signal.SIGALRM, interrupt)
             signal.setitimer(signal.ITIMER_REAL, 0.05)
@@ -155,9 +158,9 @@ def _interrupting(process: int) -> Callable[[int, Any], None]:
 
 
 def _importing(frame: Any) -> bool:
-    """Whether the code that was interrupted is part of an import."""
+    """Whether the code that was interrupted is part of an import by torch; others can be interrupted at any point."""
+    files = set()
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
+        files.add(frame.f_code.co_filename)
         frame = frame.f_back
-    return False
+    return any(map(_IN_TORCH.search, files)) and any(file.startswith("<frozen importlib") for file in files)
