@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffcse.config import build
 from diffcse.kernels import waits
 from diffcse.kernels.waits import here, send_and_remember
 from diffcse.method.edits import MlmEdit
 from diffcse.method.masking import IGNORE
 from diffcse.method.model import DiffCSEModel
+from diffcse.presets import build
 from diffcse.pretraining.mlm import MaskedLanguageModel
 from tests import tiny
 from tests.method.test_model import batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffcse.config import build
+from diffcse.presets import build
 from diffcse.training.checks import settle_precision
 
 
