@@ -39,9 +39,9 @@ from diffcse.encoding.encode import EncodeSettings
 from diffcse.errors import UserError
 from diffcse.files import write_atomic, write_json
 from diffcse.persistence.load import fingerprint, load_encoder
+from diffcse.search.facts import Facts, Row
 from diffcse.search.index import SentenceIndex
 from diffcse.search.nearest import exact
-from diffcse.search.rows import Facts, Row
 from diffcse.text.stream import open_texts
 from diffcse.vectors import Vectors, import_faiss, shortened
 

@@ -117,6 +117,18 @@ def test_conditions_deletes_updates_and_full_text(tmp_path, folder):
     done = run("index", "-o", place, "--delete", "year >= 2024")
     assert "2 rows removed; 2 in the index" in done.stderr
     assert sorted(results()) == [(1, 1), (3, 3)]
+    done = run("index", "-o", place, "--compact")
+    assert "room of 3 deleted rows given back; " in done.stderr
+    done = run("index", "-o", place, "--delete", "id = 1", "--compact")
+    assert "1 rows removed; 1 in the index" in done.stderr and "room of 1 deleted rows" in done.stderr
+    assert results() == [(3, 3)]
+
+
+def test_vectors_that_were_encoded_before_go_straight_into_an_index(tmp_path, folder, text):
+    run("encode", text, "-o", tmp_path / "parts", "--model", folder)
+    done = run("index", text, "-o", tmp_path / "index", "--model", folder, "--vectors", tmp_path / "parts")
+    assert "30 rows in the index" in done.stderr
+    assert run("search", tmp_path / "index", lines(text)[3], "-k", "1").stdout.splitlines()[1].startswith("   1.0000")
 
 
 def test_dedup(tmp_path, folder, text):
@@ -146,6 +158,13 @@ def test_dedup(tmp_path, folder, text):
         (["index", "-o", "nowhere"], "FILE must be the text to index; got none"),
         (["index", "-o", "nowhere", "--delete", "1"], "index nowhere must be an index folder"),
         (["index", "text.txt", "-o", "nowhere", "--delete", "1"], "--delete must be used alone"),
+        (["index", "text.txt", "-o", "nowhere", "--compact"], "--compact must be used alone"),
+        (
+            ["index", "text.txt", "-o", "new", "--vectors", "nowhere"],
+            "nowhere must be a folder of encoded parts",
+        ),
+        (["index", "text.txt", "-o", "new", "--vectors", "x", "--workers", "2"], "--vectors must be used without"),
+        (["index", "text.txt", "-o", "new", "--address", "auto"], "--address must be used with --engine ray"),
         (["index", "text.txt", "-o", "nowhere", "--update", "id"], "index nowhere must be an index folder"),
         (["search", "nowhere", "query", "-k", "0"], "--top-k must be at least 1; got 0"),
         (["search", "nowhere", "query", "--threshold", "2"], "--threshold must be between -1 and 1"),

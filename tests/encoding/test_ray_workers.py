@@ -20,6 +20,8 @@ from diffcse.encoding.bulk import BulkSettings, encode_file
 from diffcse.encoding.encode import EncodeSettings
 from diffcse.errors import MissingExtra, UserError
 from diffcse.persistence.load import load_encoder
+from diffcse.search.build import StoredParts, index_text
+from diffcse.search.index import SentenceIndex
 from tests import tiny
 from tests.killing import Killed
 
@@ -144,3 +146,19 @@ def test_without_ray(tmp_path, folder, text, monkeypatch):
 def test_no_worker_at_all():
     with pytest.raises(UserError, match="workers must be at least 1"):
         ray_workers.Cluster(workers=0)
+
+
+def test_an_index_by_ray_is_that_of_one_machine(tmp_path, ray, folder, text):
+    load, mine, theirs = lambda: load_encoder(folder), tmp_path / "mine", tmp_path / "theirs"
+    index_text(str(text), theirs, load, model=folder, settings=SETTINGS)
+    engine = ray_workers.Cluster(model=folder, workers=2)
+    made, counts = index_text(str(text), mine, load, model=folder, settings=SETTINGS, engine=engine)
+    other = SentenceIndex(theirs, verify=True)
+    assert (len(made), counts.rows, counts.blank) == (len(other), 305, 1) == (304, 305, 1)
+    np.testing.assert_allclose(made._vectors, other._vectors, atol=1e-6)
+    assert made._rows.fetch(range(304)) == other._rows.fetch(range(304))
+    run(text, tmp_path / "parts", folder, workers=2)
+    stored, _ = index_text(
+        str(text), tmp_path / "stored", load, model=folder, settings=SETTINGS, engine=StoredParts(tmp_path / "parts")
+    )
+    np.testing.assert_array_equal(stored._vectors, made._vectors)

@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffcse.encoding import parts
-from diffcse.encoding.bulk import BulkSettings
+from diffcse.encoding.bulk import BulkSettings, encode_file
 from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from diffcse.search import build as indexing
-from diffcse.search.build import TextSearch, index_text
-from diffcse.search.index import Changes, SentenceIndex
+from diffcse.search.build import StoredParts, TextSearch, index_text
+from diffcse.search.index import SentenceIndex
+from diffcse.search.rows import Changes
 from tests import tiny
 from tests.encoding.test_bulk import Killed, killed_at, lines
 
@@ -262,3 +263,90 @@ def test_a_wrong_key_is_refused_before_the_text_is_encoded(tmp_path, model, text
     with pytest.raises(UserError, match="--update must be one of the columns text; got id; name a column of the index"):
         index(None, text, tmp_path / "index", update="id")
     assert not (tmp_path / "index" / "building").exists()
+
+
+def test_a_resumed_addition_is_not_lost_when_rows_were_deleted_meanwhile(tmp_path, model, text, monkeypatch):
+    folder, first = tmp_path / "index", tmp_path / "first.txt"
+    first.write_text("the first\nthe second\n")
+    index(model, first, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Changes, "segment", killed_at(Changes.segment, 0))
+        with pytest.raises(Killed):
+            index(model, text, folder, add=True)
+    SentenceIndex(folder).delete("_line = 2")
+    made, _ = index(model, text, folder, add=True)
+    assert [made.sentence(n) for n in made._rows.where("1")] == ["the first", *lines(text)]
+
+
+@pytest.fixture
+def parts_of_text(tmp_path, model, text):
+    encode_file(str(text), tmp_path / "parts", lambda: model, SETTINGS)
+    return tmp_path / "parts"
+
+
+def no_encoding(*args):
+    raise AssertionError("encoded although the vectors are there")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_stored_parts_become_an_index_without_encoding(tmp_path, model, text, parts_of_text, monkeypatch, links):
+    before = {path.name: path.read_bytes() for path in parts_of_text.iterdir()}
+    index(model, text, tmp_path / "expected")
+    monkeypatch.setattr(Encoder, "chunk", no_encoding)
+    monkeypatch.setattr(Encoder, "groups", no_encoding)
+    if not links:
+        monkeypatch.setattr(type(text), "hardlink_to", killed_with(OSError(95, "not supported")))
+    made, counts = index(model, text, tmp_path / "index", engine=StoredParts(parts_of_text))
+    assert (len(made), counts.rows) == (40, 40)
+    assert (tmp_path / "index" / "vectors.f32").read_bytes() == (tmp_path / "expected" / "vectors.f32").read_bytes()
+    check_rows = [made._rows.fetch([n])[n] for n in range(40)]
+    assert check_rows == [SentenceIndex(tmp_path / "expected")._rows.fetch([n])[n] for n in range(40)]
+    assert {path.name: path.read_bytes() for path in parts_of_text.iterdir()} == before
+    assert {path.name for path in (tmp_path / "index").iterdir()} == {"index.sqlite", "vectors.f32", ".lock"}
+
+
+def killed_with(error):
+    def fail(*args):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("how", ["text", "shorter text", "model", "options", "missing"])
+def test_stored_parts_of_something_else_are_refused(tmp_path, model, text, parts_of_text, how):
+    settings, other = SETTINGS, model
+    if how == "text":
+        text.write_text(text.read_text().replace("cat", "dog"))
+    elif how == "shorter text":
+        text.write_text("".join(f"{line}\n" for line in lines(text)[:7]))
+    elif how == "model":
+        other = load_encoder(tiny.save(tiny.encoder(seed=4), tmp_path / "other"))
+    elif how == "options":
+        settings = BulkSettings(encoding=EncodeSettings(normalize=True, chunk_sentences=7, max_tokens=5))
+    else:
+        (parts_of_text / "part-000000003.parquet").unlink()
+    with pytest.raises(UserError, match=r"vectors .* must be of the same text, model and options; got another part-"):
+        index_text(
+            str(text),
+            tmp_path / "index",
+            lambda: other,
+            model=None,
+            settings=settings,
+            engine=StoredParts(parts_of_text),
+        )
+    with pytest.raises(UserError, match=r"must be (a finished index|an index folder)"):
+        SentenceIndex(tmp_path / "index")
+
+
+def test_no_parts(tmp_path):
+    with pytest.raises(UserError, match="must be a folder of encoded parts; got no part in it"):
+        StoredParts(tmp_path)
+
+
+def test_a_run_over_stored_parts_that_was_killed_resumes(tmp_path, model, text, parts_of_text, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing, "_link", killed_at(indexing._link, 3))
+        with pytest.raises(Killed):
+            index(model, text, tmp_path / "index", engine=StoredParts(parts_of_text))
+    index(model, text, tmp_path / "index", engine=StoredParts(parts_of_text))
+    check(model, tmp_path / "index", lines(text))

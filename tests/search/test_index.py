@@ -16,11 +16,12 @@ import pytest
 from filelock import FileLock
 
 from diffcse.errors import MissingExtra, UserError
-from diffcse.search import index as index_module
 from diffcse.search import nearest
-from diffcse.search.index import SentenceIndex, check_model
+from diffcse.search.facts import Facts, Row
+from diffcse.search.index import SentenceIndex
 from diffcse.search.nearest import Codes, VectorFile, exact
-from diffcse.search.rows import Facts, Row, Rows
+from diffcse.search.rows import Changes, Rows
+from diffcse.search.writing import check_model
 from diffcse.vectors import exact_search, unit
 from tests.killing import Killed, killed_at
 
@@ -48,13 +49,6 @@ def create(folder, array):
 
 def places(index, queries, top_k=10, **how):
     return [[hit.row for hit in hits] for hits in index.search(queries, top_k, **how)]
-
-
-@pytest.fixture
-def small_limits(monkeypatch):
-    pytest.importorskip("faiss")
-    monkeypatch.setattr(nearest, "EXACT_LIMIT", 100)
-    monkeypatch.setattr(index_module, "_TAIL", 50)
 
 
 def test_search_is_exact_below_the_limit(tmp_path):
@@ -155,6 +149,28 @@ def test_a_condition_that_is_none_is_one_line_and_changes_nothing(tmp_path, wher
     assert len(SentenceIndex(tmp_path / "index", verify=True)) == 5
 
 
+def test_a_handle_that_has_not_searched_yet_sees_what_others_have_changed_since_it_was_opened(tmp_path):
+    array = vectors(20)
+    index = create(tmp_path / "index", array[:10])
+    other = SentenceIndex(tmp_path / "index")
+    index.add([])
+    index.add(blocks(array[10:], 10))
+    assert places(other, array, 1) == [[n] for n in range(20)]
+    index.delete("_id >= 5")
+    assert {len(near) for near in places(other, array, 10)} == {5}
+
+
+def test_candidates_are_counted_again_when_the_index_has_grown(tmp_path, small_limits):
+    array = vectors(4000)
+    index = create(tmp_path / "index", array[:200])
+    before = index.facts
+    index.add(blocks(array[200:290], 200))
+    assert (index.facts.codes, index.facts.measured, index.facts.candidates) == (290, 200, before.candidates)
+    index.add(blocks(array[290:], 290))
+    assert index.facts.measured == 4000 and index.facts.candidates > before.candidates
+    assert index.facts.recall >= 0.99
+
+
 def test_deleted_rows_are_gone_for_good(tmp_path, small_limits):
     array = vectors(300)
     index = create(tmp_path / "index", array)
@@ -249,7 +265,7 @@ def test_hybrid_joins_the_two_rankings(tmp_path):
     [
         (nearest, "fsync"),
         (Rows, "changing"),
-        (index_module.Changes, "segment"),
+        (Changes, "segment"),
         (Codes, "grown"),
         (Rows, "set_codes"),
     ],
@@ -274,7 +290,7 @@ def test_a_kill_while_adding_loses_nothing_and_the_next_try_works(tmp_path, smal
 def test_a_kill_while_creating_leaves_no_index_and_the_next_try_works(tmp_path, monkeypatch, step):
     folder, array = tmp_path / "index", vectors(50)
     with monkeypatch.context() as patch:
-        where = nearest if step == "fsync" else index_module.Changes
+        where = nearest if step == "fsync" else Changes
         patch.setattr(where, step, killed_at(getattr(where, step)))
         with pytest.raises(Killed):
             create(folder, array)
@@ -370,7 +386,7 @@ def damage(folder: Path, how: str) -> None:
         ("cut codes", r"must be undamaged; got codes-000000000300\.faiss that FAISS cannot read"),
         ("no database", r"must be undamaged; got index\.sqlite that .*cannot"),
         ("foreign", r"must be undamaged; got index\.sqlite that cannot be read \(no such table: facts\)"),
-        ("newer", "must be of version 2; got 99; update diffcse"),
+        ("newer", "must be of version 3; got 99; update diffcse"),
         ("missing field", r"must be undamaged; got index\.sqlite that cannot be read"),
     ],
 )

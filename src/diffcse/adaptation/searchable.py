@@ -13,8 +13,9 @@ from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint, load_encoder
 from diffcse.progress import counting
 from diffcse.search.build import index_text
-from diffcse.search.index import BUILDING, SentenceIndex, check_new
+from diffcse.search.index import SentenceIndex
 from diffcse.search.rows import NAME
+from diffcse.search.writing import BUILDING, check_new
 
 _TABLE = "documents.jsonl"
 

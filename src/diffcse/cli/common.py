@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,6 +44,13 @@ WORKERS = Annotated[
         help="Processes that encode at once, each with one core or GPU; any number writes the same bytes. Default: "
         "this process with all its threads."
     ),
+]
+ENGINE = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="This machine, or the workers of a Ray cluster, by default one per GPU, or one per core."),
+]
+ADDRESS = Annotated[
+    str | None, typer.Option(help="Address of a running Ray cluster. Default: one on this machine, for this run.")
 ]
 DEVICE = Annotated[
     str | None,
@@ -138,3 +145,28 @@ def write_results(path: Path, content: dict[str, Any]) -> None:
 
     with files.disk_errors(f"--json {path}", "choose another place"):
         files.write_json(path, content)
+
+
+def bulk_engine(
+    engine: str, address: str | None, workers: int | None, model: str | None, trust_remote_code: bool
+) -> Any:
+    """What encodes: this process, several on this machine, or the workers of a Ray cluster.
+
+    Raises:
+        UserError: options that do not go together.
+        MissingExtra: Ray is not installed.
+    """
+    if engine == "ray":
+        from diffcse.encoding.ray_workers import Cluster, import_ray
+
+        import_ray()
+        return Cluster(address=address, workers=workers, model=model, trust_remote_code=trust_remote_code)
+    if address is not None:
+        raise UserError("--address", "used with --engine ray", "--engine local", "add --engine ray")
+    if workers is not None:
+        from diffcse.encoding.workers import Workers
+
+        return Workers(workers=workers)
+    from diffcse.encoding.parts import in_this_process
+
+    return in_this_process

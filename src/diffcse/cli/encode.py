@@ -8,7 +8,19 @@ from typing import Annotated, Any, Literal
 import typer
 
 from diffcse.cli import common
-from diffcse.cli.common import COLUMN, DEVICE, DIMS, MAX_TOKENS, MODEL, PROMPT, PROMPT_NAME, TRUST, WORKERS
+from diffcse.cli.common import (
+    ADDRESS,
+    COLUMN,
+    DEVICE,
+    DIMS,
+    ENGINE,
+    MAX_TOKENS,
+    MODEL,
+    PROMPT,
+    PROMPT_NAME,
+    TRUST,
+    WORKERS,
+)
 from diffcse.errors import UserError
 
 FILE = Annotated[
@@ -35,13 +47,6 @@ PRECISION = Annotated[
 BACKEND = Annotated[
     Literal["torch", "onnx", "openvino"],
     typer.Option(help="What runs the model; onnx and openvino run what diffcse export put into its folder."),
-]
-ENGINE = Annotated[
-    Literal["local", "ray"],
-    typer.Option(help="This machine, or the workers of a Ray cluster, by default one per GPU, or one per core."),
-]
-ADDRESS = Annotated[
-    str | None, typer.Option(help="Address of a running Ray cluster. Default: one on this machine, for this run.")
 ]
 
 
@@ -76,28 +81,10 @@ def encode(
     console = make_console()
     load = common.loader(model, device, trust_remote_code)
     run: dict[str, Any] = {"column": column, "overwrite": overwrite, "folder": model}
-    run["engine"] = _engine(engine, address, workers, model, trust_remote_code)
+    run["engine"] = common.bulk_engine(engine, address, workers, model, trust_remote_code)
     encoding = EncodeSettings(max_tokens=max_tokens, precision=precision, normalize=normalize, dims=dims)
     settings = BulkSettings(dtype=dtype, encoding=encoding, backend=backend)
     with counting(console, "encode") as show:
         words = lambda encoder: resolve_prompt(encoder, "document", prompt_name, prompt)  # noqa: E731
         counts = encode_file(file, output, load, settings, prompt=words, on_progress=show, **run)
     say(console, f"{output}: {common.summary(counts)}")
-
-
-def _engine(engine: str, address: str | None, workers: int | None, model: str | None, trust_remote_code: bool) -> Any:
-    """What writes the parts."""
-    if engine == "ray":
-        from diffcse.encoding.ray_workers import Cluster, import_ray
-
-        import_ray()
-        return Cluster(address=address, workers=workers, model=model, trust_remote_code=trust_remote_code)
-    if address is not None:
-        raise UserError("--address", "used with --engine ray", "--engine local", "add --engine ray")
-    if workers is not None:
-        from diffcse.encoding.workers import Workers
-
-        return Workers(workers=workers)
-    from diffcse.encoding.parts import in_this_process
-
-    return in_this_process

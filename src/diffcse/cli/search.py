@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from diffcse.search.index import Hit
 
 
-FOLDER = Annotated[Path, typer.Argument(help="What diffcse index wrote.", show_default=False)]
+FOLDER = Annotated[
+    str,
+    typer.Argument(
+        help="What diffcse index wrote, or published: of s3://bucket/index, what changed is copied to this machine.",
+        show_default=False,
+    ),
+]
 QUERIES = Annotated[
     list[str] | None, typer.Argument(metavar="[QUERY]...", help="Sentences to look for.", show_default=False)
 ]
@@ -67,7 +73,7 @@ def search(
     from diffcse.search.index import SentenceIndex
     from diffcse.text.stream import open_texts, readable
 
-    with closing(SentenceIndex(folder, verify=verify)) as index:
+    with closing(SentenceIndex(_local(folder), verify=verify)) as index:
         texts = list(queries or ())
         if queries_file is not None:
             more, damaged = readable(open_texts(queries_file, skip_blank=True))
@@ -85,6 +91,12 @@ def search(
         warn_unknown(searching.unknown, len(texts))
     for query, hits in zip(texts, results, strict=True):
         typer.echo(_as_json(query, hits) if json else _as_text(query, hits))
+
+
+def _local(folder: str) -> Path:
+    from diffcse.search.remote import fetch, is_remote
+
+    return fetch(folder) if is_remote(folder) else Path(folder)
 
 
 def _as_json(query: str, hits: list[Hit]) -> str:

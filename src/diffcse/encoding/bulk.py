@@ -277,7 +277,7 @@ def working(work: Path) -> Iterator[None]:
 
 def _is_ours(work: Path) -> bool:
     """Whether nothing lies in the folder that an earlier version of the package has to be asked about."""
-    return {path.name for path in work.iterdir()} <= {"lock", "job.json", "parts", "generation"}
+    return {path.name for path in work.iterdir()} <= {"lock", "job.json", "parts", "addition"}
 
 
 def _parts(work: Path) -> Path:

@@ -15,18 +15,29 @@ from sentence_transformers import SentenceTransformer
 
 from diffcse.encoding.bulk import BulkSettings, Progress, encode_texts, finished, working
 from diffcse.encoding.encode import Encoder, EncodeSettings
-from diffcse.encoding.parts import Counts, Engine, Job, in_this_process, on_disk, vectors_of
+from diffcse.encoding.parts import (
+    Counts,
+    Engine,
+    Job,
+    Part,
+    in_this_process,
+    on_disk,
+    read_note,
+    text_digest,
+    vectors_of,
+)
 from diffcse.encoding.prompts import resolve_prompt
 from diffcse.errors import UserError
 from diffcse.files import write_atomic
 from diffcse.persistence.load import fingerprint
 from diffcse.search import rows
 from diffcse.search.columns import column_names, other_columns
-from diffcse.search.index import BUILDING, Blocks, Hit, SentenceIndex, check_model, check_new
-from diffcse.search.rows import Facts, Row
+from diffcse.search.facts import Facts, Row
+from diffcse.search.index import Hit, SentenceIndex
+from diffcse.search.writing import BUILDING, Blocks, check_model, check_new
 from diffcse.text.stream import Texts, open_texts
 
-_GENERATION = "generation"
+_ADDITION = "addition"
 
 Prompt = Callable[[SentenceTransformer], str]
 """Gives the words in front of every text once the model is loaded."""
@@ -82,7 +93,7 @@ def index_text(
     if index is not None:
         check_model(folder, index.facts, mark)
     how = _as_documents(usual, encoder, prompt, index)
-    with _building(folder, work, 1 if index is None else index.facts.generation + 1):
+    with _building(folder, work, 1 if index is None else index.facts.additions + 1):
         runner = Encoder(encoder, settings=how.encoding)
         job, counts = encode_texts(texts, work, runner, how, engine=engine, total=total, on_progress=on_progress)
         if counts.blank == counts.rows:
@@ -104,6 +115,56 @@ def _checked_count(texts: Texts) -> int | None:
     if total is not None and not any(text.strip() for text in texts):
         raise _blank(texts)
     return total
+
+
+class StoredParts:
+    """An engine (`diffcse.encoding.parts.Engine`) that takes the parts that `diffcse encode` wrote for the same text.
+
+    They are linked, not copied, where the disk can do that; memory holds none of them.
+
+    Args:
+        folder: the output of `diffcse encode`, a folder.
+
+    Raises:
+        UserError: no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not any(folder.glob("part-*.parquet")):
+            do = "name the folder that diffcse encode -o FOLDER wrote"
+            raise UserError(f"vectors {folder}", "a folder of encoded parts", "no part in it", do)
+        self.folder = folder
+
+    def __call__(self, encoder: Encoder, job: Job, parts: Iterator[Part]) -> Iterator[Counts]:
+        """Take each part.
+
+        Raises:
+            UserError: a part of another text, model or options, or none.
+        """
+        stored = replace(job, folder=self.folder)
+        for part in parts:
+            path = stored.path(part.number)
+            note = read_note(path)
+            if note is None or (note["job"], note["text"]) != (job.mark, text_digest(part.texts)):
+                raise self._others(path.name)
+            _link(path, job.path(part.number))
+            yield Counts(**note["counts"])
+        if len(stored.paths()) > len(job.paths()):
+            raise self._others(stored.paths()[-1].name)
+
+    def _others(self, name: str) -> UserError:
+        do = "encode the text again: diffcse encode TEXT -o FOLDER, with the same model and options"
+        return UserError(f"vectors {self.folder}", "of the same text, model and options", f"another {name}", do)
+
+
+def _link(source: Path, target: Path) -> None:
+    with on_disk(target.parent.parent):
+        target.unlink(missing_ok=True)
+        try:
+            target.hardlink_to(source)
+        except OSError:  # another disk, or one without links
+            with source.open("rb") as file:
+                write_atomic(target, lambda copy: shutil.copyfileobj(file, copy))
 
 
 class TextSearch:
@@ -221,14 +282,14 @@ def _blocks(job: Job, texts: Texts) -> Blocks:
 
 
 @contextmanager
-def _building(folder: Path, work: Path, generation: int) -> Iterator[None]:
-    """Hold the folder of the encoded parts, marked with the generation of the index that they are for."""
+def _building(folder: Path, work: Path, addition: int) -> Iterator[None]:
+    """Hold the folder of the encoded parts, marked with the number of the addition to the index that they are for."""
     with on_disk(folder):
         folder.mkdir(exist_ok=True)
     try:
         with working(work):
             with on_disk(work):
-                write_atomic(work / _GENERATION, str(generation).encode())
+                write_atomic(work / _ADDITION, str(addition).encode())
             yield
     except UserError:
         with suppress(OSError):
@@ -240,10 +301,10 @@ def _finish_interrupted(
     folder: Path, work: Path, texts: Texts, settings: BulkSettings
 ) -> tuple[SentenceIndex, Counts] | None:
     """Tidy up after a run that was killed when its rows were already committed; None unless it was this very run."""
-    if not (work / _GENERATION).is_file() or not (folder / rows.NAME).is_file():
+    if not (work / _ADDITION).is_file() or not (folder / rows.NAME).is_file():
         return None
     with closing(rows.Rows(folder)) as database:
-        if int((work / _GENERATION).read_text()) > database.facts.generation:
+        if int((work / _ADDITION).read_text()) > database.facts.additions:
             return None  # killed earlier: what it has encoded will be used
     index = SentenceIndex(folder)
     index.maintain()

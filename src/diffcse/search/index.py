@@ -9,8 +9,8 @@ meet the condition, a search compares with every vector; above, codes find candi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcse.errors import MissingExtra, UserError
-from diffcse.files import disk_errors, exclusive
-from diffcse.search import nearest, rows
+from diffcse.search import nearest
+from diffcse.search.facts import Facts, Ids
 from diffcse.search.nearest import Codes, VectorFile, exact
-from diffcse.search.rows import Changes, Facts, Ids, Row, Rows
+from diffcse.search.rows import Rows, damaged
+from diffcse.search.writing import (
+    Blocks,
+    all_ids,
+    append,
+    check_new,
+    compact,
+    enlarge_codes,
+    worth_compacting,
+    writing,
+)
 from diffcse.vectors import Vectors, unit
-
-Blocks = Iterable[tuple[Sequence[Row], Vectors]]
-"""Rows and their vectors (n, H), block by block."""
-
-LOCK, BUILDING = ".lock", "building"
 
 _TAIL = 2_000
 """Most vectors that are not coded yet; every search compares with them."""
 
-_TRIALS, _NEAREST, _RECALL = 100, 10, 0.99
-_CANDIDATES = (100, 200, 400, 800, 1_600, 3_200)
 _MOST_CANDIDATES = 100_000
 _CONDITIONS = 8
 _GATHERED = 5
@@ -50,7 +53,7 @@ class Hit:
     Attributes:
         sentence: its text.
         score: cosine similarity to the query.
-        row: its place in the index, from 0; it stays the same until the row is deleted.
+        row: its id, from 0; it stays the same, and is not used again when the row is deleted.
         line: its number in the text that it came from, from 1.
         columns: its other columns.
         fused: of a hybrid search, what the results are ordered by.
@@ -81,11 +84,9 @@ class SentenceIndex:
         if not self.facts.generation:
             do = "run the command that was making it again: it resumes"
             raise UserError(f"index {folder}", "a finished index", "one whose making was interrupted", do)
-        self._file = VectorFile(self.folder, self.facts.dimension)
         self._load()
         if verify:
-            self._rows.check()
-            self._file.check(self._rows.segments())
+            self._verify()
 
     @classmethod
     def create(cls, folder: str | Path, facts: Facts, blocks: Blocks) -> SentenceIndex:
@@ -101,10 +102,10 @@ class SentenceIndex:
         """
         target = Path(folder)
         check_new(target)
-        with _writing(target):
+        with writing(target):
             Rows.create(target, facts)
             with closing(Rows(target)) as database:
-                _append(database, VectorFile(target, facts.dimension), blocks)
+                append(database, blocks)
         index = cls(target)
         index.maintain()
         return index
@@ -150,7 +151,6 @@ class SentenceIndex:
         if top_k < 1:
             raise UserError("top_k", "at least 1", top_k, "use 5")
         if self._rows.changed():
-            self._rows.facts = self._rows.read_facts()
             self._load()
         queries = unit(queries)
         most = top_k if words is None else max(50, 4 * top_k)
@@ -158,7 +158,7 @@ class SentenceIndex:
         if words is None:
             return [self._hits(s, p, threshold) for s, p in zip(scores, places, strict=True)]
         return [
-            self._hybrid(query, text, list(near), top_k, threshold, where)
+            self._hybrid(query, text, near, top_k, threshold, where)
             for query, text, near in zip(queries, words, places, strict=True)
         ]
 
@@ -187,21 +187,40 @@ class SentenceIndex:
         """
         if key is not None:
             self.check_key(key)
-        with _writing(self.folder):
-            added = _append(self._rows, self._file, blocks, key)
+        with writing(self.folder):
+            added = append(self._rows, blocks, key)
         self._load()
         self.maintain()
         return added
 
     def delete(self, where: str) -> int:
         """Remove the rows that meet a condition (as for `search`); gives their number."""
-        with _writing(self.folder):
+        with writing(self.folder):
             chosen = self._rows.where(where)
             if len(chosen):
                 with self._rows.changing() as change:
                     change.delete(chosen)
         self._load()
+        with suppress(MissingExtra):  # of an approximate index, on a machine without FAISS
+            self._compact_where_worth_it()
         return len(chosen)
+
+    def compact(self) -> int:
+        """Give the room of deleted rows back to the disk; gives how many they were.
+
+        Ids of rows stay. A kill on the way loses nothing. The disk must have room for the vectors that are left, and
+        for the database, once more.
+
+        Raises:
+            UserError: another writer at work, or a disk that is full.
+            MissingExtra: the index has codes, and FAISS is not installed.
+        """
+        with writing(self.folder):
+            removed = compact(self._rows)
+            self._rows.shrink()
+        self._load()
+        self.maintain()
+        return removed
 
     def check_condition(self, where: str) -> None:
         """Refuse a condition that is none, before anything is encoded for it.
@@ -225,54 +244,76 @@ class SentenceIndex:
 
     def maintain(self) -> None:
         """Make or enlarge the codes where the index has outgrown them; a kill on the way loses nothing."""
+        self._compact_where_worth_it()
         facts = self.facts
         behind = facts.positions - facts.codes
         if facts.positions <= nearest.EXACT_LIMIT or (facts.codes and behind <= _TAIL):
             return
-        with _writing(self.folder):
-            codes = Codes.grown(self.folder, self._file, facts.codes, facts.positions)
-            chosen, recall = facts.candidates, facts.recall
-            if not facts.codes:
-                chosen, recall = _calibrated(codes, self._file)
-            self._rows.set_codes(codes=codes.count, candidates=chosen, recall=recall)
-            for path in self.folder.glob("codes-*.faiss"):
-                if path != Codes.path(self.folder, codes.count):
-                    path.unlink()
+        with writing(self.folder):
+            enlarge_codes(self._rows)
         self._load()
+
+    def _compact_where_worth_it(self) -> None:
+        """Without SQLite's file, whose free pages the next rows fill."""
+        if worth_compacting(self.facts, self.facts.positions - len(self)):
+            with writing(self.folder):
+                compact(self._rows)
+            self._load()
 
     def _load(self) -> None:
         """Everything that a search needs in memory, as of the facts."""
-        facts = self.facts
-        self._vectors = self._file.open(facts.positions)
-        dead = self._rows.dead()
+        self._rows.changed()  # from here on
+        while True:
+            facts = self._rows.facts = self._rows.read_facts()
+            try:
+                self._open(facts)
+                return
+            except UserError:
+                if facts == self._rows.read_facts():  # else another process has just compacted the index
+                    raise
+
+    def _open(self, facts: Facts) -> None:
+        self._vectors = VectorFile(self.folder, facts).open(facts.positions)
+        self._ids = all_ids(self.folder, facts) if facts.compacted else None
+        dead = self._places(self._rows.dead())
         self._alive: NDArray[np.bool_] | None = None
-        self._alive_ids: Ids | None = None
+        self._alive_places: Ids | None = None
         if len(dead):
             self._alive = np.ones(facts.positions, dtype=np.bool_)
             self._alive[dead] = False
-            self._alive_ids = np.flatnonzero(self._alive)
+            self._alive_places = np.flatnonzero(self._alive)
         self._conditions: dict[str, Ids] = {}
         self._codes = None
         if facts.codes:
-            try:
-                self._codes = Codes.read(self.folder, facts.codes)
-            except MissingExtra:  # every search is exact then
-                pass
+            with suppress(MissingExtra):  # every search is exact then
+                self._codes = Codes.read(self.folder, facts)
+
+    def _places(self, ids: Ids) -> Ids:
+        """Where the vectors of rows are in the vector file; rows that were added after the last look are left out."""
+        ids = ids[ids < self.facts.next_id]
+        return ids if self._ids is None else np.searchsorted(self._ids, ids)
+
+    def _verify(self) -> None:
+        self._rows.check()
+        VectorFile(self.folder, self.facts).check(self._rows.segments())
+        ids = all_ids(self.folder, self.facts)
+        if not np.array_equal(ids if self._alive is None else ids[self._alive], self._rows.where("1")):
+            raise damaged(self.folder, "rows without vectors, or vectors without rows")
 
     def _meeting(self, where: str) -> Ids:
-        """Ids of the rows that meet a condition; the last few conditions are remembered until the index changes."""
+        """Places of the rows that meet a condition; the last few conditions are remembered until the index changes."""
         if where not in self._conditions:
             if len(self._conditions) == _CONDITIONS:
                 self._conditions.clear()
-            self._conditions[where] = self._rows.where(where)
+            self._conditions[where] = self._places(self._rows.where(where))
         return self._conditions[where]
 
     def _nearest(self, queries: Vectors, top_k: int, allowed: Ids | None) -> tuple[Iterable[Vectors], Iterable[Ids]]:
-        ids = self._alive_ids if allowed is None else allowed
-        count = self.facts.positions if ids is None else len(ids)
+        places = self._alive_places if allowed is None else allowed
+        count = self.facts.positions if places is None else len(places)
         few = nearest.EXACT_LIMIT if allowed is None else nearest.EXACT_LIMIT / _GATHERED
         if self._codes is None or count <= few:
-            return exact(self._vectors, queries, top_k, ids)
+            return exact(self._vectors, queries, top_k, places)
         mask = self._alive
         if allowed is not None:
             mask = np.zeros(self.facts.positions, dtype=np.bool_)
@@ -301,106 +342,30 @@ class SentenceIndex:
     def _hits(
         self, scores: Vectors, places: Ids, threshold: float, fused: Mapping[int, float] | None = None
     ) -> list[Hit]:
-        near = [(float(s), int(p)) for s, p in zip(scores, places, strict=True) if s >= threshold]
-        stored = self._rows.fetch([place for _, place in near])
+        ids = places if self._ids is None else self._ids[places]
+        near = [(float(score), int(key)) for score, key in zip(scores, ids, strict=True) if score >= threshold]
+        stored = self._rows.fetch([key for _, key in near])
         return [
             Hit(
-                sentence=stored[place].text,
+                sentence=stored[key].text,
                 score=score,
-                row=place,
-                line=stored[place].line,
-                columns=stored[place].columns,
-                fused=None if fused is None else fused[place],
+                row=key,
+                line=stored[key].line,
+                columns=stored[key].columns,
+                fused=None if fused is None else fused[key],
             )
-            for score, place in near
-            if place in stored  # else another process has just deleted it
+            for score, key in near
+            if key in stored  # else another process has just deleted it
         ]
 
     def _hybrid(
-        self, query: Vectors, text: str, near: list[int], top_k: int, threshold: float, where: str | None
+        self, query: Vectors, text: str, near: Ids, top_k: int, threshold: float, where: str | None
     ) -> list[Hit]:
         fused: dict[int, float] = {}
-        for ranking in (near, self._rows.full_text(text, max(50, 4 * top_k), where)):
-            for rank, place in enumerate(ranking, 1):
-                fused[int(place)] = fused.get(int(place), 0.0) + 1 / (_FUSION + rank)
-        best = np.array(sorted(fused, key=lambda place: (-fused[place], place)), dtype=np.int64)
-        best = best[best < self.facts.positions]
+        by_vector = near if self._ids is None else self._ids[near]
+        for ranking in (by_vector, self._rows.full_text(text, max(50, 4 * top_k), where)):
+            for rank, key in enumerate(ranking, 1):
+                fused[int(key)] = fused.get(int(key), 0.0) + 1 / (_FUSION + rank)
+        best = self._places(np.array(sorted(fused, key=lambda key: (-fused[key], key)), dtype=np.int64))
         scores = nearest.picked_products(self._vectors, best, query[None])[0]
         return self._hits(scores, best, threshold, fused)[:top_k]
-
-
-def check_new(folder: Path) -> None:
-    """Refuse a folder that holds an index or foreign files."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"index {folder}", "a new or empty folder", "a file", "choose another name")
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if rows.NAME in names:
-        with closing(Rows(folder)) as database:
-            if database.facts.generation:
-                raise UserError(f"index {folder}", "a new folder", "an index", "add to it, or choose another folder")
-    elif "manifest.json" in names:
-        Rows(folder)
-    ours = {LOCK, BUILDING, rows.NAME, f"{rows.NAME}-journal", nearest.NAME}
-    if foreign := sorted(names - ours):
-        raise UserError(f"index {folder}", "a new or empty folder", f"{foreign[0]} in it", "choose another folder")
-
-
-def check_model(folder: Path, facts: Facts, fingerprint: str) -> None:
-    """Refuse vectors of another encoder than the index's."""
-    if facts.fingerprint != fingerprint:
-        do = f"use {facts.model or 'the bundled model'} as it was then, or make the index again"
-        raise UserError(f"index {folder}", "used with the model that made it", "another model", do)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Be the only writer of the folder, which is made where it is missing; a full disk and the like become one line."""
-    do = "make room or permission and try again; what was in the index still is"
-    with disk_errors(f"index {folder}", do):
-        folder.mkdir(exist_ok=True)
-        with exclusive(folder / LOCK, f"index {folder}"):
-            yield
-
-
-def _append(database: Rows, file: VectorFile, blocks: Blocks, key: str | None = None) -> int:
-    start = database.read_facts().positions
-    try:
-        with database.changing() as change:
-
-            def inserted() -> Iterator[Vectors]:
-                for block, vectors in blocks:
-                    _insert(change, block, key)
-                    yield vectors
-
-            change.segment(start, file.append(start, inserted()))  # first the vectors: the commit says they are there
-    except Exception:
-        file.cut(start)
-        raise
-    return int(database.facts.positions - start)
-
-
-def _insert(change: Changes, block: Sequence[Row], key: str | None) -> None:
-    """Insert a block's rows in place of those with the same key; of several in the block, the last counts."""
-    if key is None:
-        change.insert(block)
-        return
-    values = [row.columns.get(key, row.text if key == change.facts.text_column else None) for row in block]
-    change.delete(change.same(key, values))
-    start = change.facts.positions
-    change.insert(block)
-    last = {value: place for place, value in enumerate(values)}
-    earlier = [start + place for place, value in enumerate(values) if last[value] != place]
-    change.delete(np.array(earlier, dtype=np.int64))
-
-
-def _calibrated(codes: Codes, file: VectorFile) -> tuple[int, float]:
-    """How many candidates find 99% of the ten nearest of stored vectors, and the share that they find."""
-    places = np.linspace(0, codes.count - 1, _TRIALS).astype(np.int64)
-    queries = file.open(codes.count)[places]
-    truth = exact(file.blocks(0, codes.count), queries, _NEAREST)[1]
-    for count in _CANDIDATES:
-        results = codes.candidates(queries, count)
-        recall = float(np.mean([np.isin(t, f).mean() for t, f in zip(truth, results, strict=True)]))
-        if recall >= _RECALL:
-            break
-    return count, recall

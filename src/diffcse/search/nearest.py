@@ -2,10 +2,11 @@
 
 Legend: `N` vectors, `Q` queries, `K` neighbours, `H` numbers of a vector.
 
-The vector file holds float32 rows one after the other and only ever grows. Above `EXACT_LIMIT` rows a search first
-scans codes of 4 bits for every four numbers (product quantisation; Jegou et al., 2011; scanned in registers: Andre et
-al., 2015) and then compares the best few hundred exactly. A scan of all codes, unlike a graph or cells, does not depend
-on how the vectors are spread, is built in a minute and takes additions at its end.
+The vector file holds float32 rows one after the other and only ever grows; compacting writes another. Above
+`EXACT_LIMIT` rows a search first scans codes of 4 bits for every four numbers (product quantisation; Jegou et al.,
+2011; scanned in registers: Andre et al., 2015) and then compares the best few hundred exactly. A scan of all codes,
+unlike a graph or cells, does not depend on how the vectors are spread, is built in a minute and takes additions at its
+end.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffcse.files import fsync, write_atomic
-from diffcse.search.rows import Ids, damaged
-from diffcse.vectors import Vectors, as_cosines, import_faiss, unit
+from diffcse.search.facts import Facts, Ids
+from diffcse.search.rows import damaged
+from diffcse.vectors import Vectors, as_cosines, import_faiss
 
-NAME = "vectors.f32"
 EXACT_LIMIT = 100_000
 """Most vectors that every search compares with; above, that takes too long."""
 
@@ -38,11 +39,11 @@ class VectorFile:
 
     Args:
         folder: the index.
-        dimension: H.
+        facts: which file, and how wide its rows are.
     """
 
-    def __init__(self, folder: Path, dimension: int) -> None:
-        self.path, self.dimension = folder / NAME, dimension
+    def __init__(self, folder: Path, facts: Facts) -> None:
+        self.path, self.dimension = folder / facts.vectors_name, facts.dimension
 
     def append(self, start: int, blocks: Iterable[Vectors]) -> str:
         """Write unit vectors from place `start` on, over what a killed run left there; gives their digest."""
@@ -51,7 +52,7 @@ class VectorFile:
             file.truncate(start * self._size)
             file.seek(0, os.SEEK_END)
             for block in blocks:
-                content = unit(block).astype("<f4", copy=False).tobytes()
+                content = block.astype("<f4", copy=False).tobytes()
                 hasher.update(content)
                 file.write(content)
         fsync(self.path)
@@ -74,9 +75,9 @@ class VectorFile:
         try:
             size = self.path.stat().st_size
         except FileNotFoundError as error:
-            raise damaged(self.path.parent, f"no {NAME}") from error
+            raise damaged(self.path.parent, f"no {self.path.name}") from error
         if size < count * self._size:
-            raise damaged(self.path.parent, f"{NAME} of {size:,} bytes, fewer than {count * self._size:,}")
+            raise damaged(self.path.parent, f"{self.path.name} of {size:,} bytes, fewer than {count * self._size:,}")
         mapped = np.memmap(self.path, dtype="<f4", mode="r", shape=(count, self.dimension))
         return np.asarray(mapped)  # a plain array: picking rows from it makes no further maps
 
@@ -99,7 +100,7 @@ class VectorFile:
             for block in self.blocks(start, start + rows):
                 hasher.update(block.tobytes())
             if hasher.hexdigest() != digest:
-                raise damaged(self.path.parent, f"other content in {NAME}")
+                raise damaged(self.path.parent, f"other content in {self.path.name}")
 
     @property
     def _size(self) -> int:
@@ -118,39 +119,46 @@ class Codes:
     faiss: Any
     count: int
 
-    @staticmethod
-    def path(folder: Path, count: int) -> Path:
-        """Its file."""
-        return folder / f"codes-{count:012d}.faiss"
-
     @classmethod
-    def read(cls, folder: Path, count: int) -> Codes:
+    def read(cls, folder: Path, facts: Facts) -> Codes:
         """Open the file.
 
         Raises:
             UserError: it is missing or damaged.
             MissingExtra: FAISS is not installed.
         """
-        path, faiss = cls.path(folder, count), import_faiss()
+        path, faiss = folder / facts.codes_name, import_faiss()
         if not path.is_file():
             raise damaged(folder, f"no {path.name}")
         try:
             index = faiss.read_index(str(path))
         except RuntimeError as error:
             raise damaged(folder, f"{path.name} that FAISS cannot read") from error
-        if index.ntotal != count:
+        if index.ntotal != facts.codes:
             raise damaged(folder, f"{path.name} with {index.ntotal:,} vectors")
-        return cls(faiss=index, count=count)
+        return cls(faiss=index, count=facts.codes)
 
     @classmethod
-    def grown(cls, folder: Path, file: VectorFile, before: int, count: int) -> Codes:
-        """Code the vectors up to `count`, from scratch or after those that are coded, and write them durably."""
-        index = cls.read(folder, before).faiss if before else _trained(file, count)
-        for block in file.blocks(before, count):
+    def grown(cls, folder: Path, facts: Facts) -> Codes:
+        """Code all vectors, from scratch or after those that are coded, and write the codes durably."""
+        file = VectorFile(folder, facts)
+        index = cls.read(folder, facts).faiss if facts.codes else _trained(file, facts.positions)
+        for block in file.blocks(facts.codes, facts.positions):
             index.add(block)
-        faiss = import_faiss()
-        write_atomic(cls.path(folder, count), faiss.serialize_index(index).tobytes())
-        return cls(faiss=index, count=count)
+        return cls._written(index, folder, facts)
+
+    def again(self, folder: Path, facts: Facts) -> Codes:
+        """The same code books for the vectors of another file."""
+        self.faiss.reset()
+        for block in VectorFile(folder, facts).blocks(0, facts.positions):
+            self.faiss.add(block)
+        return self._written(self.faiss, folder, facts)
+
+    @classmethod
+    def _written(cls, index: Any, folder: Path, facts: Facts) -> Codes:
+        path = folder / replace(facts, codes=facts.positions).codes_name
+        write_atomic(path, import_faiss().serialize_index(index).tobytes())
+        return cls(faiss=index, count=facts.positions)
 
     def candidates(self, queries: Vectors, count: int) -> Ids:
         """Places (Q, count) of the best codes, -1 where there are fewer."""

@@ -1,6 +1,7 @@
 """Texts and columns of an index in SQLite: conditions, full-text search, and what the index says about itself.
 
-A row's `_id` is the place of its vector in the vector file; it never changes, and a deleted row's is not used again.
+A row's `_id` never changes, and a deleted row's is not used again. Vectors stand in the order of the ids; an id is the
+place of its vector in the vector file until the index is compacted.
 SQLite makes each change atomic and durable, so a row is there if and only if its vector is on the disk.
 """
 
@@ -9,79 +10,28 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffcse.errors import UserError
 from diffcse.search.columns import SORTED, stored
+from diffcse.search.facts import Facts, Ids, Row
+from diffcse.search.words import TOKENIZER, as_words, terms
 
 NAME = "index.sqlite"
 ID, LINE = "_id", "_line"
 _OWN = (ID, LINE)
-_VERSION = 2
-"""Of the folder; 1 was a folder of FAISS and Arrow files with a manifest.json."""
+_VERSION, _READABLE = 3, (2, 3)
+"""Of the folder. 1 was a folder of FAISS and Arrow files with a manifest.json; 2 could not be compacted."""
 
 _BATCH = 900
 _MOST_COMMON = 0.1
 """Words in more than this share of the rows say little in a full-text search, and cost most of its time."""
-
-_WORD = re.compile(r"\w+")
-
-Ids = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What an index says about itself.
-
-    Attributes:
-        dimension: numbers of a vector.
-        model: folder or Hub name of the encoder, None for the bundled one.
-        fingerprint: digest of that encoder.
-        document_prompt: words that stood in front of every text.
-        query_prompt: words that belong in front of a query; None where the model has several prompts for queries.
-        text_column: name of the column that holds the text.
-        generation: how often the index has been written.
-        positions: vectors in the vector file, those of deleted rows included.
-        codes: how many of them, from the first, the approximate index holds.
-        candidates: rows that a search takes from the approximate index and compares exactly.
-        recall: of the ten nearest rows, the share that an approximate search found when the index was built.
-    """
-
-    dimension: int
-    model: str | None
-    fingerprint: str
-    document_prompt: str = ""
-    query_prompt: str | None = ""
-    text_column: str = "text"
-    generation: int = 0
-    positions: int = 0
-    codes: int = 0
-    candidates: int = 0
-    recall: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A text with what belongs to it.
-
-    Attributes:
-        text: the text.
-        line: its number in what it was read from, from 1.
-        columns: the other columns.
-    """
-
-    text: str
-    line: int
-    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Rows:
@@ -119,11 +69,11 @@ class Rows:
                     f"CREATE TABLE IF NOT EXISTS dead ({ID} INTEGER PRIMARY KEY)",
                     "CREATE TABLE IF NOT EXISTS segments (start INTEGER PRIMARY KEY, rows INTEGER, digest TEXT)",
                     "CREATE VIRTUAL TABLE IF NOT EXISTS words USING "
-                    f"fts5({text}, content='rows', content_rowid='{ID}')",
+                    f"fts5({text}, content='rows', content_rowid='{ID}', tokenize='{TOKENIZER}')",
                     "CREATE VIRTUAL TABLE IF NOT EXISTS frequencies USING fts5vocab('words', 'row')",
                 ):
                     db.execute(statement)
-                _write_facts(db, facts)
+                _write_facts(db, dataclasses.replace(facts, pairs=True))
             db.close()
 
     def read_facts(self) -> Facts:
@@ -131,7 +81,7 @@ class Rows:
         try:
             content = json.loads(self.db.execute("SELECT content FROM facts").fetchone()[0])
             version = content.pop("version")
-            if version == _VERSION:
+            if version in _READABLE:
                 return Facts(**content)
         except (sqlite3.DatabaseError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise damaged(self.folder, f"{NAME} that cannot be read ({error})") from error
@@ -192,10 +142,10 @@ class Rows:
             count: most rows.
             condition: as for `where`.
         """
-        words = self._telling(dict.fromkeys(_WORD.findall(query)))
-        if not words:
+        asked = terms(query, self.facts.pairs)
+        match = " OR ".join(asked[word] for word in self._telling(asked))
+        if not match:
             return []
-        match = " OR ".join(f'"{word}"' for word in words)
         only = f"AND rowid IN (SELECT {ID} FROM rows WHERE ({condition}\n))" if condition else ""
         with self._condition(condition or ""):
             cursor = self.db.execute(
@@ -237,12 +187,18 @@ class Rows:
             self.facts = dataclasses.replace(changes.facts, generation=changes.facts.generation + 1)
             _write_facts(self.db, self.facts)
 
-    def set_codes(self, *, codes: int, candidates: int, recall: float | None) -> None:
+    def set_codes(self, **facts: Any) -> None:
         """Note what the approximate index holds, once its file is on the disk."""
         with _refusals(self.folder), self.db:
             self.db.execute("BEGIN IMMEDIATE")
-            self.facts = dataclasses.replace(self.read_facts(), codes=codes, candidates=candidates, recall=recall)
+            self.facts = dataclasses.replace(self.read_facts(), **facts)
             _write_facts(self.db, self.facts)
+
+    def shrink(self) -> None:
+        """Give the room of deleted rows back to the disk; SQLite rewrites its file, a page at a time."""
+        with _refusals(self.folder):
+            self.db.execute("INSERT INTO words (words) VALUES ('optimize')")
+            self.db.execute("VACUUM")
 
     def check(self) -> None:
         """Read the whole database.
@@ -274,14 +230,14 @@ class Changes:
 
     def insert(self, rows: Iterable[Row]) -> int:
         """Add rows after the others; returns their number."""
-        start = self.facts.positions
+        start = self.facts.next_id
         for names, group in itertools.groupby(rows, key=lambda row: tuple(row.columns)):
             self._insert(names, list(group))
-        return self.facts.positions - start
+        return self.facts.next_id - start
 
     def _insert(self, names: tuple[str, ...], rows: list[Row]) -> None:
         """Rows with the same columns."""
-        db, start, text = self.rows.db, self.facts.positions, self.facts.text_column
+        db, start, text = self.rows.db, self.facts.next_id, self.facts.text_column
         known = {name.casefold() for name in self.rows.columns()}
         for name in names:
             if name.casefold() not in known:
@@ -291,28 +247,39 @@ class Changes:
                 if isinstance(next((v for row in rows if (v := row.columns[name]) is not None), None), SORTED):
                     db.execute(f"CREATE INDEX {_quoted(f'by {name}')} ON rows ({_quoted(name)})")
         columns, marks = ", ".join(map(_quoted, (ID, LINE, text, *names))), ", ".join("?" * (3 + len(names)))
-        values = (
-            (place, row.line, row.text, *map(stored, row.columns.values())) for place, row in enumerate(rows, start)
-        )
+        values = ((key, row.line, row.text, *map(stored, row.columns.values())) for key, row in enumerate(rows, start))
         db.executemany(f"INSERT INTO rows ({columns}) VALUES ({marks})", values)
-        words = ((place, row.text) for place, row in enumerate(rows, start))
+        words = ((key, as_words(row.text) if self.facts.pairs else row.text) for key, row in enumerate(rows, start))
         db.executemany(f"INSERT INTO words (rowid, {_quoted(text)}) VALUES (?, ?)", words)
-        self.facts = dataclasses.replace(self.facts, positions=start + len(rows))
+        self.facts = dataclasses.replace(self.facts, positions=self.facts.positions + len(rows))
 
     def segment(self, start: int, digest: str) -> None:
         """Note the digest of the vectors from `start` on."""
-        rows = self.facts.positions - start
-        self.rows.db.execute("INSERT INTO segments (start, rows, digest) VALUES (?, ?, ?)", (start, rows, digest))
+        if rows := self.facts.positions - start:
+            self.rows.db.execute("INSERT INTO segments (start, rows, digest) VALUES (?, ?, ?)", (start, rows, digest))
 
     def delete(self, ids: Ids) -> None:
         """Remove rows."""
         text, db = _quoted(self.facts.text_column), self.rows.db
+        words = f"as_words({text})" if self.facts.pairs else text
         for batch in _batches(ids.tolist()):
             chosen = f"WHERE {ID} IN ({', '.join('?' * len(batch))})"
-            remove = f"INSERT INTO words (words, rowid, {text}) SELECT 'delete', {ID}, {text} FROM rows {chosen}"
+            remove = f"INSERT INTO words (words, rowid, {text}) SELECT 'delete', {ID}, {words} FROM rows {chosen}"
             db.execute(remove, batch)
             db.execute(f"INSERT INTO dead SELECT {ID} FROM rows {chosen}", batch)
             db.execute(f"DELETE FROM rows {chosen}", batch)
+
+    def compact(self, facts: Facts, digest: str) -> None:
+        """Take a vector file without the deleted rows into use.
+
+        Args:
+            facts: with the new file's.
+            digest: of its vectors.
+        """
+        for table in ("dead", "segments"):
+            self.rows.db.execute(f"DELETE FROM {table}")
+        self.facts = facts
+        self.segment(0, digest)
 
     def same(self, key: str, values: Iterable[Any]) -> Ids:
         """Ids of the rows whose column `key` has one of the values."""
@@ -342,6 +309,7 @@ def _connect(folder: Path) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(folder / NAME, timeout=60, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA synchronous = FULL")  # a commit returns when it is on the disk
+        db.create_function("as_words", 1, as_words, deterministic=True)
         db.execute("PRAGMA cache_size = -65536")  # KiB
         return db
     except sqlite3.DatabaseError as error:
