@@ -10,6 +10,7 @@ import time
 
 import psutil
 import pytest
+import torch
 
 from diffcse.encoding.bulk import BulkSettings, encode_file
 from diffcse.encoding.encode import EncodeSettings
@@ -41,6 +42,11 @@ def run(text, output, folder, workers, **more):
 def test_any_number_of_workers_writes_the_same_bytes_and_a_killed_one_is_one_line(tmp_path, folder, text):
     counts = run(text, tmp_path / "one.parquet", folder, 1)
     assert counts.rows == 60
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker
+    assert encode_file(str(text), tmp_path / "none.parquet", lambda: load_encoder(folder), SETTINGS) == counts
+    torch.set_num_threads(threads)
+    assert (tmp_path / "none.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
 
     def kill(done, total):
         if done:
