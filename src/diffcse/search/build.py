@@ -82,11 +82,9 @@ def index_text(
     texts = open_texts(source, column=column)
     if (done := _finish_interrupted(folder, work, texts, usual)) is not None:
         return done
-    index = SentenceIndex(folder) if add or update is not None else None
+    index = _existing(folder, update) if add or update is not None else None
     if index is None:
         check_new(folder)
-    if index is not None and update is not None:
-        index.check_key(update)
     total = _checked_count(texts)
     encoder = load()
     mark = fingerprint(encoder)
@@ -105,6 +103,14 @@ def index_text(
             index = SentenceIndex.create(folder, _facts(encoder, how, model, mark, texts), _blocks(job, texts))
     shutil.rmtree(work)
     return index, counts
+
+
+def _existing(folder: Path, key: str | None) -> SentenceIndex:
+    """The index to put rows into; `key` is a column of it, if rows are to be replaced."""
+    index = SentenceIndex(folder)
+    if key is not None:
+        index.check_key(key)
+    return index
 
 
 def _checked_count(texts: Texts) -> int | None:
