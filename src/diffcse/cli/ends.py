@@ -35,7 +35,8 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)
 """What any look at a path that a user names may meet."""
 
-_IN_TORCH = re.compile(r"[\\/]torch[\\/]")
+_COMPILED = re.compile(r"[\\/](torch|numpy|scipy|sklearn|pandas|pyarrow|faiss)[\\/]")
+"""Files of packages that abort, or raise an error of their own, when they are interrupted while they are imported."""
 
 _RESUMES = ("train", "pretrain", "adapt", "demo", "encode", "index", "sweep", "ablate", "data")
 """Verbs that keep what was done before an interruption."""
@@ -147,7 +148,7 @@ def _interrupting(process: int) -> Callable[[int, Any], None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         elif _importing(frame) and hasattr(signal, "setitimer") and (not waiting or number == signal.SIGALRM):
-            # torch aborts the process if it is interrupted while it is loaded, so look again soon.
+            # Compiled modules may abort the process if they are interrupted while they are loaded, so look again soon.
             waiting = True
             signal.signal(signal.SIGALRM, interrupt)
             signal.setitimer(signal.ITIMER_REAL, 0.05)
@@ -158,9 +159,9 @@ def _interrupting(process: int) -> Callable[[int, Any], None]:
 
 
 def _importing(frame: Any) -> bool:
-    """Whether the code that was interrupted is part of an import by torch; others can be interrupted at any point."""
+    """Whether the code that was interrupted is part of an import of compiled modules; others can be interrupted."""
     files = set()
     while frame is not None:
         files.add(frame.f_code.co_filename)
         frame = frame.f_back
-    return any(map(_IN_TORCH.search, files)) and any(file.startswith("<frozen importlib") for file in files)
+    return any(map(_COMPILED.search, files)) and any(file.startswith("<frozen importlib") for file in files)

@@ -84,7 +84,8 @@ class SentenceIndex:
         if not self.facts.generation:
             do = "run the command that was making it again: it resumes"
             raise UserError(f"index {folder}", "a finished index", "one whose making was interrupted", do)
-        self._load()
+        with rows.reading(self.folder):
+            self._load()
         if verify:
             self._verify()
 
