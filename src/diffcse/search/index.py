@@ -22,7 +22,7 @@ from diffcse.errors import MissingExtra, UserError
 from diffcse.search import nearest
 from diffcse.search.facts import Facts, Ids
 from diffcse.search.nearest import Codes, VectorFile, exact
-from diffcse.search.rows import Rows, damaged
+from diffcse.search.rows import Rows, damaged, reading
 from diffcse.search.writing import (
     Blocks,
     all_ids,
@@ -84,7 +84,7 @@ class SentenceIndex:
         if not self.facts.generation:
             do = "run the command that was making it again: it resumes"
             raise UserError(f"index {folder}", "a finished index", "one whose making was interrupted", do)
-        with rows.reading(self.folder):
+        with reading(self.folder):
             self._load()
         if verify:
             self._verify()
