@@ -26,7 +26,7 @@ USED_WITHOUT_IMPORT = {
 """By other libraries, from the command line, or read as files."""
 
 IMPORTERS = {"import_extra", "import_module"}
-OURS = {"diffcse", "tests", "tables", "train_step", "gpu"}
+OURS = {"diffcse", "tests", "tables", "train_step", "gpu", "asked_twice", "loaded_slowly"}
 SKIPPED_WITHOUT = {"mteb", "gradio_client", "lancedb"}
 """Tests that need these are skipped where they are not installed; a benchmark compares with the last."""
 
