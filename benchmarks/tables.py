@@ -40,6 +40,16 @@ TABLES: dict[str, Columns] = {
         ("fastest ms", "fastest_ms", ".2f"),
         ("sentence-transformers' time / this one", "ratio", ".2f"),
     ),
+    "models": (
+        ("model", "model", ""),
+        ("numbers", "dims", ""),
+        ("MB", "megabytes", ".0f"),
+        ("sentences/s", "sentences_per_second", ",.0f"),
+        ("STS12", "STS12", ".2f"),
+        ("STS13", "STS13", ".2f"),
+        ("STS-B", "STSBenchmark", ".2f"),
+        ("average", "average", ".2f"),
+    ),
     "vector_sizes": (
         ("model", "model", ""),
         ("stored as", "form", ""),

@@ -1,6 +1,8 @@
-"""The figures of docs/experiments.md from the files in experiments/results: a dot a run, a bar at each setting's mean.
+"""The figures of docs/experiments.md from the files in experiments/results.
 
-python experiments/plots.py      # writes every docs/images/results-NAME.png that the document shows
+python experiments/plots.py      # writes every docs/images/NAME.png that the document shows
+
+`results-...` files become a dot a run with a bar at each setting's mean, `reading-...` files the curves of each run.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ DOT, BAR, START = "#2b6cb0", "#1a202c", "#718096"
 
 def main() -> None:
     """One picture a results file; the start is drawn where the file has it."""
-    for name in re.findall(r"\(images/(results-[^)]+)\.png\)", DOCUMENT.read_text(encoding="utf-8")):
-        figure = drawn(rows_of(name))
+    for name in re.findall(r"\(images/((?:results|reading)-[^)]+)\.png\)", DOCUMENT.read_text(encoding="utf-8")):
+        figure = (curves if name.startswith("reading") else drawn)(rows_of(name))
         figure.savefig(DOCUMENT.parent / "images" / f"{name}.png", dpi=110, metadata={"Software": None})
 
 
@@ -55,6 +57,40 @@ def drawn(results: list[dict[str, Any]]) -> Figure:
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(names)), names, fontsize=8)
     figure.supxlabel("Spearman x100", fontsize=9)
+    return figure
+
+
+PANELS = {
+    "stsb": "STS-B dev, Spearman",
+    "contrastive": "contrastive loss",
+    "positive_cosine": "cosine of the two views",
+    "rtd": "replaced token detection, loss",
+    "replaced_accuracy": "share of the replaced tokens found",
+    "original_accuracy": "share of the others left alone",
+}
+
+
+def curves(results: list[dict[str, Any]]) -> Figure:
+    """A panel a term over the steps, a line a run.
+
+    Args:
+        results: what `reading.py` writes; rows without curves are not drawn.
+    """
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    axes = figure.subplots(2, 3)
+    runs = [row for row in results if "curves" in row]
+    for axis, (term, title) in zip(axes.flat, PANELS.items(), strict=True):
+        for number, row in enumerate(runs):
+            steps = row["curves"][term]
+            if steps:
+                axis.plot(*zip(*steps, strict=True), color=f"C{number}", marker=".", label=row["run"])
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    axes[0, 1].set_yscale("log")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", fontsize=8, ncols=2)
+    axes[1, 1].set_xlabel("step", fontsize=9)
     return figure
 
 

@@ -4,7 +4,8 @@ python experiments/tables.py            # writes them into the document
 python experiments/tables.py --check    # exit code 1 if the document holds anything else
 
 A table stands between `<!-- table: FILE ... -->` and `<!-- end -->`; each FILE is a results file without its ending.
-The table of `diffcse adapt` stands after `<!-- adapted -->`; its rows are the files of results/adapt.
+The table of `diffcse adapt` stands after `<!-- adapted -->`; its rows are the files of results/adapt. That of what the
+discriminator reads stands after `<!-- reading: FILE -->`; its file is what `experiments/reading.py` writes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import re
 import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,12 @@ def filled(document: str) -> str:
         return f"<!-- table: {match[1]} -->\n{table(results)}\n<!-- end -->"
 
     document = re.sub(r"<!-- table: (.+?) -->\n.*?<!-- end -->", one, document, flags=re.DOTALL)
+    document = re.sub(
+        r"<!-- reading: (.+?) -->\n.*?<!-- end -->",
+        lambda match: f"<!-- reading: {match[1]} -->\n{reading_table(match[1])}\n<!-- end -->",
+        document,
+        flags=re.DOTALL,
+    )
     adapted = f"<!-- adapted -->\n{adapted_table()}\n<!-- end -->"
     return re.sub(r"<!-- adapted -->\n.*?<!-- end -->", lambda _: adapted, document, flags=re.DOTALL)
 
@@ -88,7 +96,20 @@ def form(content: dict[str, Any]) -> str:
         content: an `adapt.json`.
     """
     parts = [f"{content['share']:.1%}"] if content["share"] else []
-    return " + ".join([*parts, *(["map"] if content["mapped"] else [])])
+    return " + ".join([*parts, *(["map"] if content.get("mapped") else [])])
+
+
+def reading_table(name: str) -> str:
+    """A row a run: its space, and what its discriminator does with each vector (nats a token, shares in percent)."""
+    judged_by = ("loss with its own vector", "another's", "zeros", "found with its own", "another's")
+    lines = [f"| run | alignment | uniformity | {' | '.join(judged_by)} |", "|---" * 8 + "|"]
+    for row in rows_of(name):
+        judged = row.get("discriminator", {})
+        losses = [f"{judged[vector]['loss']:.4f}" if judged else "" for vector in ("own", "another's", "zeros")]
+        found = [_percent(judged[vector]["found"]) if judged else "" for vector in ("own", "another's")]
+        space = [f"{row['alignment']:.5f}", f"{row['uniformity']:.4f}"]
+        lines.append(f"| {' | '.join([row['run'], *space, *losses, *found])} |")
+    return "\n".join(lines)
 
 
 def _percent(value: float) -> str:
@@ -122,7 +143,7 @@ def table(results: list[dict[str, Any]]) -> str:
         cells = [_mean([100 * row[key] for row in of_run]) for key in columns]
         lines.append(f"| {run} | {len(of_run)} | {' | '.join(cells)} |")
     paired = _paired(rows)
-    if len(paired) > 1:
+    if len(paired) > 2:  # two differences give no interval worth the name
         cells = [_interval([100 * (b[key] - a[key]) for a, b in paired]) for key in columns]
         lines.append(f"| DiffCSE minus SimCSE, 95% interval | {len(paired)} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -134,10 +155,14 @@ def _mean(values: list[float]) -> str:
 
 
 def _paired(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    by_seed = {(row["run"].split(",")[0], row.get("seed")): row for row in rows}
-    seeds = sorted({row["seed"] for row in rows if "seed" in row})
-    pairs = [(by_seed.get(("simcse", seed)), by_seed.get(("diffcse", seed))) for seed in seeds]
-    return [(a, b) for a, b in pairs if a is not None and b is not None]
+    """Rows of the same seed, SimCSE's first; of each objective the setting that was run with most seeds."""
+    simcse, diffcse = (_most_seeds([row for row in rows if name in row["run"]]) for name in ("simcse", "diffcse"))
+    return [(simcse[seed], diffcse[seed]) for seed in sorted(simcse.keys() & diffcse.keys())]
+
+
+def _most_seeds(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    counts = Counter(row["run"] for row in rows)
+    return {row["seed"]: row for row in rows if row["run"] == counts.most_common(1)[0][0]}
 
 
 def _interval(differences: list[float]) -> str:

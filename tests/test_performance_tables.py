@@ -1,6 +1,7 @@
 """The numbers in docs/performance.md are those of the results files."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from diffcse.evaluation.retrieval import Retrieval, score
 from diffcse.vectors import exact_search, unit
+from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,3 +77,15 @@ def test_forms_of_vectors_are_scored_against_exact_search():
     assert score(task, module.Results(found)).ndcg_at_10 == pytest.approx(1)
     missed = Retrieval(["q"] * 30, ["d"] * 200, [{int(i): 1.0} for i in np.argmin(queries @ documents.T, axis=1)])
     assert score(missed, module.Results(found)).ndcg_at_10 == 0
+
+
+def test_a_models_place_and_scores_are_read_from_one_argument(tmp_path):
+    module = load("models")
+    file = tmp_path / "scores.json"
+    file.write_text(json.dumps({"tasks": {task: {"spearman": 0.5} for task in module.TASKS}}))
+    scores = dict.fromkeys(module.TASKS, 0.5)
+    assert module.described(f"static:some/folder={file}") == ("static", "some/folder", scores)
+    assert module.described(f"bundled={file}") == ("bundled", "bundled", scores)
+    (row,) = module.measure([("bundled", "bundled", scores)], tiny.SENTENCES, repeats=1)
+    assert (row["model"], row["dims"], row["average"]) == ("bundled", 576, 50)
+    assert row["sentences_per_second"] > 0 and 20 < row["megabytes"] < 40
