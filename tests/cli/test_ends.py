@@ -54,6 +54,7 @@ COMMAND = typer.main.get_command(app)
 @pytest.fixture
 def sigterm() -> Iterator[None]:
     former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # an earlier test of this process may have changed it
     ends.stop_on_signals()
     yield
     for number, handler in former.items():
