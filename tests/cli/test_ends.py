@@ -36,6 +36,9 @@ def end(how: str) -> None:
         "Ctrl-C": KeyboardInterrupt(),
         "on-the-way": KeyboardInterrupt("encode, 3 of 9"),
     }
+    if how == "without-folder":
+        Path.cwd().rmdir()
+        Path("a").resolve()
     if how == "SIGTERM":
         signal.raise_signal(signal.SIGTERM)
     if (way := ways[how]) is not None:
@@ -109,6 +112,19 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         import asked_twice  # type: ignore[import-not-found]  # noqa: F401
     signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@pytest.mark.parametrize("when", ["before", "on the way"])
+def test_a_working_folder_that_is_gone_is_one_line(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    if when == "before":
+        Path.cwd().rmdir()
+    assert ends.run(COMMAND, ["end", "without-folder"]) == 2
+    line = "diffcse: working folder must be one that exists; got a deleted one; change to another folder\n"
+    assert capsys.readouterr() == ("", line)
 
 
 def test_a_fault_of_ours_is_shown_as_one() -> None:

@@ -218,6 +218,31 @@ def test_damaged_folder_is_one_line(tmp_path, how):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("folder", "changes", "got"),
+    [
+        ("2_Dense", {"module_input_name": "9"}, "9"),
+        ("2_Dense", {"module_output_name": 9}, "9 as the name of an input or output"),
+        ("2_Dense", {"in_features": "16"}, ".*"),
+        ("2_Dense", {"out_features": None}, ".*"),
+        ("2_Dense", {"use_residual": [1]}, ".*"),
+        ("2_Dense", {"activation_function": "torch.nn.GLU"}, r"a vector of shape \(1, 2\) .* its settings say 4"),
+        ("3_Normalize", {"module_input_name": []}, ".*"),
+        ("3_Normalize", {"module_input_name": 9}, "9 as the name of an input or output"),
+        ("3_Normalize", {"module_output_name": {}}, ".*"),
+    ],
+)
+def test_settings_of_a_module_that_do_not_fit_are_one_line(tmp_path, folder, changes, got):
+    plain = load_encoder(tiny.save(tiny.encoder(), tmp_path / "plain"))
+    SentenceTransformer(modules=[*plain, Dense(16, 4), Normalize()]).save(str(tmp_path / "dense"))
+    settings = tmp_path / "dense" / folder / "config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | changes))
+    line = f"dense must be a model that can be loaded; got {got}.*; check that"
+    with pytest.raises(UserError, match=line) as refusal:
+        load_encoder(tmp_path / "dense")
+    assert "\n" not in str(refusal.value)
+
+
 def test_tokenizer_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(UserError, match="tokenizer must be one with a vocabulary; got special tokens only"):
         load_encoder(broken(tmp_path / "none", "no tokenizer"))

@@ -1,19 +1,21 @@
 """Fingerprints tell equal runs from different ones, and name the part that differs."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from typer.testing import CliRunner
 
 from diffcse import build, train
 from diffcse.cli import app
 from diffcse.errors import UserError
 from diffcse.training.fingerprint import Fingerprint, fingerprint, tree_digest
+from diffcse.training.trainer import read_state
 from tests import tiny
 
 
@@ -126,6 +128,48 @@ def test_a_damaged_checkpoint_is_one_line(place: Path, tmp_path: Path, file: str
         with pytest.raises(UserError, match=line) as refusal:
             read()
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epoch", {}),
+        ("epoch", None),
+        ("total_flos", {"a": 1}),
+        ("global_step", 4),
+        ("global_step", "3"),
+        ("max_steps", True),
+        ("save_steps", 0),
+        ("logging_steps", [1]),
+        ("train_batch_size", None),
+        ("log_history", {}),
+        ("best_model_checkpoint", [1]),
+        ("stateful_callbacks", {}),
+        ("stateful_callbacks", "x"),
+        ("surprise", 1),
+    ],
+)
+def test_a_state_that_no_run_wrote_is_one_line(tmp_path: Path, name: str, value: Any) -> None:
+    checkpoint = tmp_path / "checkpoint-3"
+    checkpoint.mkdir()
+    path = checkpoint / "trainer_state.json"
+    state = TrainerState(max_steps=50, global_step=3, train_batch_size=8, stateful_callbacks=[TrainerControl()])
+    state.save_to_json(str(path))
+    assert read_state(checkpoint).max_steps == 50
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(UserError, match=r"checkpoint-3 must be whole; got .*; remove that folder") as refusal:
+        read_state(checkpoint)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_state_is_read_before_a_run_resumes(place: Path, tmp_path: Path) -> None:
+    run = interrupted(place, tmp_path / "run")
+    path = run / "checkpoints" / "checkpoint-3" / "trainer_state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "total_flos": {}}))
+    line = r"must be whole; got a trainer_state\.json with total_flos \{\}; remove that"
+    for read in (lambda: fingerprint(run), lambda: interrupted(place, run, stop=None)):
+        with pytest.raises(UserError, match=line):
+            read()
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors", "tokenizer_config.json"])

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from transformers import TrainerControl, TrainerState
 
 from diffcse.errors import UserError
 from diffcse.presets import build
@@ -354,7 +355,8 @@ def test_a_run_of_another_length_is_not_resumed(place: Path, tmp_path: Path) -> 
     checkpoint = run.checkpoints / "checkpoint-3"
     checkpoint.mkdir(parents=True)
     (checkpoint / "complete.json").write_text("{}")
-    (checkpoint / "trainer_state.json").write_text('{"max_steps": 50}')
+    state = TrainerState(max_steps=50, global_step=3, train_batch_size=8, stateful_callbacks=[TrainerControl()])
+    state.save_to_json(str(checkpoint / "trainer_state.json"))
     run.check_steps(50)
     with pytest.raises(UserError, match="must be an interrupted run of 16 steps; got one of 50; choose another folder"):
         run.check_steps(16)

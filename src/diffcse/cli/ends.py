@@ -42,6 +42,9 @@ _RESUMES = ("train", "pretrain", "adapt", "demo", "encode", "index", "sweep", "a
 """Verbs that keep what was done before an interruption."""
 
 
+_NO_WORKING_FOLDER = UserError("working folder", "one that exists", "a deleted one", "change to another folder")
+
+
 def run(command: Any, arguments: Sequence[str]) -> int:
     """Run a verb; what a user can fix is one line on standard error, never a traceback.
 
@@ -64,6 +67,8 @@ def run(command: Any, arguments: Sequence[str]) -> int:
         return NO_READER
     except OSError as error:
         _drop_output()
+        if not _has_working_folder():
+            return _say(_NO_WORKING_FOLDER, REFUSED)
         if error.errno in _PATHS and error.filename is not None:
             do = "check its length and permissions"
             return _say(UserError(str(error.filename), "a path that you can use", error.strerror, do), REFUSED)
@@ -75,6 +80,8 @@ def run(command: Any, arguments: Sequence[str]) -> int:
 
 
 def _invoke(command: Any, arguments: Sequence[str]) -> int:
+    if not _has_working_folder():  # libraries end in errors of their own, and MKL ends the process
+        return _say(_NO_WORKING_FOLDER, REFUSED)
     # Not command.main(): it prints usage errors on several lines and gives a closed pipe and Ctrl-C codes of its own.
     try:
         with command.make_context("diffcse", list(arguments)) as context:
@@ -98,6 +105,15 @@ def _invoke(command: Any, arguments: Sequence[str]) -> int:
             return NO_READER
         raise
     return 0
+
+
+def _has_working_folder() -> bool:
+    """Whether relative paths mean anything; another process may delete the folder at any time."""
+    try:
+        Path.cwd()
+    except OSError:
+        return False
+    return True
 
 
 def _say(what: object, code: int) -> int:

@@ -42,6 +42,8 @@ from diffcse.persistence.weights import LoadingReport, check_report, loading_rep
 
 log = logging.getLogger(__name__)
 
+_KNOWN = {Transformer, Pooling, WeightedLayerPooling, Dense, Normalize, StaticEmbedding}
+
 _PUBLISHED_POOLER = "cls_before_pooler"
 """The published package's name for what is called cls here: [CLS] before the projector."""
 
@@ -88,6 +90,7 @@ def load_encoder(
             log.info("%s: pooler %s", name, chosen or "cls")
     _check_tokenizer(model, name)
     _limit_length(model)
+    _check_encodes(model, name)
     return (model if chosen is None else _with_pooler(model, chosen, name)).eval()
 
 
@@ -236,6 +239,25 @@ def _check_modules(name: str, folder: Path, places: list[Path], trust_remote_cod
         if place != folder and not activation.startswith("torch.") and not trust_remote_code:
             do = "read the code that comes with it, then set trust_remote_code"
             raise UserError(f"model {name}: {place.name}", "a module with an activation of torch", activation, do)
+
+
+def _check_encodes(model: SentenceTransformer, name: str) -> None:
+    """Refuse modules that do not fit each other: libraries read settings of any type and fail at the first text."""
+    if not {type(module) for module in model} <= _KNOWN or len(model) < 2:
+        return  # other modules may want other input than text
+    with model_errors(name), torch.no_grad():  # not inference_mode: what a model caches there cannot be trained with
+        shape = model(model.preprocess(["a"]))["sentence_embedding"].shape
+        width = model.get_embedding_dimension()
+        if model.truncate_dim is None and shape != (1, width):
+            raise ValueError(f"a vector of shape {tuple(shape)} for one text where its settings say {width}")
+        strange = [key for module in model for key in _names(module) if not isinstance(key, str)]
+        if strange:
+            raise ValueError(f"{strange[0]!r} as the name of an input or output")
+
+
+def _names(module: nn.Module) -> list[Any]:
+    """Of the features that a module reads and writes."""
+    return [getattr(module, name, "") for name in ("module_input_name", "module_output_name")]
 
 
 def _settings(name: str, folder: Path, file: str) -> dict[str, Any]:

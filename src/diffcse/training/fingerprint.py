@@ -22,7 +22,7 @@ from transformers.trainer_pt_utils import safe_globals
 from diffcse.errors import UserError
 from diffcse.files import read_json
 from diffcse.persistence.load import model_errors
-from diffcse.training.trainer import EpochOrder, last_checkpoint, whole_checkpoint
+from diffcse.training.trainer import EpochOrder, last_checkpoint, read_state, whole_checkpoint
 
 _FILES_OF_A_MODEL = ("config.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 _TOKENIZER = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
@@ -102,7 +102,7 @@ def _model(folder: Path) -> Fingerprint:
 
 
 def _run(folder: Path, checkpoint: Path) -> Fingerprint:
-    state = read_json(checkpoint / "trainer_state.json", what=f"checkpoint {checkpoint}", do="resume the run once more")
+    step = read_state(checkpoint).global_step
     about, text = _about(folder), _json(folder / "checkpoints" / "text.json")
     weights = {
         name: value for path in sorted(checkpoint.glob("*.safetensors")) for name, value in load_file(path).items()
@@ -110,14 +110,14 @@ def _run(folder: Path, checkpoint: Path) -> Fingerprint:
     states = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
     return Fingerprint(
         kind="run",
-        step=int(state["global_step"]),
+        step=step,
         settings=None if about is None else tree_digest(about["settings"]),
         text=None if text is None else text["sha256"],
         tokenizer=None,
         weights=tree_digest(weights),
         optimiser=tree_digest([_load(path) for path in states if path.is_file()]),
         random=tree_digest([_load(path) for path in sorted(checkpoint.glob("rng_state*.pth"))]),
-        next_batch=_next_batch(about, text, int(state["global_step"])),
+        next_batch=_next_batch(about, text, step),
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diffcse import __version__
 from diffcse.errors import UserError
 from diffcse.files import digest, disk_errors, read_json, write_atomic, write_json
-from diffcse.training.trainer import last_checkpoint
+from diffcse.training.trainer import last_checkpoint, read_state
 
 _RUN = "diffcse.json"
 
@@ -149,7 +149,7 @@ class RunFolder:
         if not _is_first() or checkpoint is None:
             return
         what, do = f"output {self.folder}", "choose another folder; more epochs give more steps"
-        former = read_json(Path(checkpoint) / "trainer_state.json", what=what, do="choose another folder")["max_steps"]
+        former = read_state(Path(checkpoint)).max_steps
         if former != steps:
             raise UserError(what, f"an interrupted run of {steps} steps", f"one of {former}", do)
 

@@ -8,6 +8,7 @@ so that the question for the finite loss is the only one of a step.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from diffcse.errors import NonFiniteLoss, UserError
 from diffcse.files import fsync_folder, write_json
@@ -26,6 +28,12 @@ from diffcse.kernels.waits import send_and_remember
 
 COMPLETE = "complete.json"
 """Written last into a checkpoint; a checkpoint without it is half-written and is never resumed from."""
+
+_LEAST = {
+    **{"epoch": 0, "total_flos": 0, "num_input_tokens_seen": 0},
+    **{"max_steps": 1, "logging_steps": 1, "save_steps": 1, "train_batch_size": 1},
+}
+"""Smallest value of each number in a checkpoint's state that the Trainer calculates with."""
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
@@ -121,6 +129,7 @@ class SafeTrainer(Trainer):
         return optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        read_state(Path(resume_from_checkpoint))
         with whole_checkpoint(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -228,6 +237,30 @@ def whole_checkpoint(path: str | Path | None) -> Iterator[None]:
         got = (str(error).strip().splitlines() or [type(error).__name__])[0]
         do = "remove that folder, and the same command resumes from the one before it or begins again"
         raise UserError(f"checkpoint {path}", "whole", got, do) from error
+
+
+def read_state(checkpoint: Path) -> TrainerState:
+    """Where the run was when it wrote a checkpoint; the Trainer itself takes values of any type, and fails later.
+
+    Raises:
+        UserError: no such file, or values that no run writes.
+    """
+    with whole_checkpoint(checkpoint):
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        step = int(checkpoint.name.removeprefix("checkpoint-"))
+        wrong = [name for name, least in _LEAST.items() if not _is_number(name, getattr(state, name), least)]
+        wrong += ["global_step"] * (type(state.global_step) is not int or state.global_step != step)
+        wrong += ["log_history"] * (not isinstance(state.log_history, list))
+        wrong += ["stateful_callbacks"] * ("TrainerControl" not in state.stateful_callbacks)
+        wrong += ["best_model_checkpoint"] * (state.best_model_checkpoint is not None)  # we choose by ourselves
+        for name in wrong:
+            raise ValueError(f"a {TRAINER_STATE_NAME} with {name} {getattr(state, name)!r}")
+    return state
+
+
+def _is_number(name: str, value: Any, least: int) -> bool:
+    kinds = (int, float) if name in ("epoch", "total_flos") else (int,)
+    return type(value) in kinds and least <= value < math.inf
 
 
 class _FollowEpoch(TrainerCallback):
