@@ -172,6 +172,24 @@ def test_a_state_is_read_before_a_run_resumes(place: Path, tmp_path: Path) -> No
             read()
 
 
+def test_a_log_with_damaged_characters_does_not_stop_a_run(place: Path, tmp_path: Path) -> None:
+    run = interrupted(place, tmp_path / "run", log_every_steps=1)
+    log = run / "metrics.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'{"step": 2', b'{"\xaatep": 2'))
+    interrupted(place, run, stop=None, log_every_steps=1)
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert sorted(set(steps)) == [1, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("settings", [[], "x", None, {"model": 3}])
+def test_settings_of_a_run_that_are_none_are_one_line(place: Path, tmp_path: Path, settings: Any) -> None:
+    run = interrupted(place, tmp_path / "run")
+    about = json.loads((run / "diffcse.json").read_text())
+    (run / "diffcse.json").write_text(json.dumps({**about, "settings": settings}))
+    with pytest.raises(UserError, match=r"must be .*run.*; got .*; .*choose another"):
+        interrupted(place, run, stop=None)
+
+
 @pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors", "tokenizer_config.json"])
 def test_a_damaged_model_is_one_line(place: Path, tmp_path: Path, file: str) -> None:
     shutil.copytree(place / "encoder", tmp_path / "model")

@@ -104,6 +104,16 @@ def test_what_the_checkpoint_counted_waits_for_the_next_one(tmp_path):
     assert sorted(term.step for term in waiting(tmp_path)) == [2, 3, 5]  # 3 was among the best two at the checkpoint
 
 
+@pytest.mark.parametrize("content", [b"", b"\xa2" * 500, "cut"], ids=["empty", "garbage", "cut"])
+def test_damaged_weights_are_one_line(tmp_path, content):
+    run = Run(tmp_path, "last").go(0, 2)
+    path = tmp_path / "kept-2.safetensors"
+    path.write_bytes(path.read_bytes()[:-3] if content == "cut" else content)
+    line = r"weights .*kept-2\.safetensors must be whole; got .*; remove the file, and the same command resumes without"
+    with pytest.raises(UserError, match=line):
+        run.keep.terms()
+
+
 def test_the_best_are_the_best_and_no_score_is_the_worst():
     terms = [Term(path=Path(str(step)), step=step, score=score) for step, score in enumerate(SCORES, 1)]
     assert [term.step for term in chosen(terms, 3, "best")] == [2, 5, 8]

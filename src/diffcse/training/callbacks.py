@@ -53,7 +53,7 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Keep the lines up to the step that the run starts from."""
         if state.is_world_process_zero:
-            lines = self.path.read_text().splitlines() if self.path.exists() else []
+            lines = log_lines(self.path)
             former = [line for line in lines if _step_of(line) <= state.global_step and state.global_step > 0]
             write_atomic(self.path, "".join(f"{line}\n" for line in former).encode())
 
@@ -64,6 +64,11 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero and logs:
             with self.path.open("a") as file:
                 file.write(json_line({"step": state.global_step, **logs}) + "\n")
+
+
+def log_lines(path: Path) -> list[str]:
+    """The lines of a log, none where there is no file; damaged characters are replaced, their lines are no JSON."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
 
 def _step_of(line: str) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -24,7 +25,7 @@ from diffcse.errors import UserError
 from diffcse.files import write_atomic
 from diffcse.training.averages import averaged
 from diffcse.training.criteria import Criterion
-from diffcse.training.trainer import last_checkpoint
+from diffcse.training.trainer import last_checkpoint, whole_checkpoint
 
 Which = Literal["last", "best"]
 
@@ -184,19 +185,28 @@ def waiting(folder: Path) -> list[Term]:
     """The evaluations whose weights wait in `folder`; `best` is how an earlier version named its only one."""
     terms = []
     for path in [*folder.glob("kept-*.safetensors"), *folder.glob("best.safetensors")]:
-        with safe_open(path, framework="pt") as file:
+        with _whole(path), safe_open(path, framework="pt") as file:
             about = file.metadata()
-        terms.append(Term(path=path, step=int(about["step"]), score=float(about["score"])))
+            terms.append(Term(path=path, step=int(about["step"]), score=float(about["score"])))
     return terms
+
+
+def _whole(path: Path) -> AbstractContextManager[None]:
+    return whole_checkpoint(path, "weights", "remove the file, and the same command resumes without that evaluation")
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    with _whole(path):
+        return load_file(path)
 
 
 def mean_weights(terms: list[Term]) -> dict[str, Tensor]:
     """The mean of the files' weights, summed in float64; what is no weight, such as positions, is the last file's."""
-    total = load_file(terms[-1].path)
+    total = _weights(terms[-1].path)
     floating = [name for name, value in total.items() if value.is_floating_point()]
     sums = {name: total[name].double() for name in floating}
     for term in terms[:-1]:
-        state = load_file(term.path)
+        state = _weights(term.path)
         for name in floating:
             sums[name] += state[name]
     return {**total, **{name: (value / len(terms)).to(total[name].dtype) for name, value in sums.items()}}

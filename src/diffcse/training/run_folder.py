@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diffcse import __version__
 from diffcse.errors import UserError
 from diffcse.files import digest, disk_errors, read_json, write_atomic, write_json
+from diffcse.training.callbacks import log_lines
 from diffcse.training.trainer import last_checkpoint, read_state
 
 _RUN = "diffcse.json"
@@ -123,7 +124,7 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All log lines so far."""
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+        return [json.loads(line) for line in log_lines(self.metrics)]
 
     def check_text(self, rows: Any) -> None:
         """Refuse to resume on other text than the run began with: counts and a sample of rows are compared.
@@ -192,9 +193,13 @@ class RunFolder:
 
     def _former(self) -> dict[str, Any] | None:
         try:
-            return read_json(self.folder / _RUN, what=str(self.folder / _RUN), do="choose another output folder")
+            former = read_json(self.folder / _RUN, what=str(self.folder / _RUN), do="choose another output folder")
         except FileNotFoundError:
             return None
+        if not isinstance(settings := former.get("settings", {}), dict):
+            what, do = f"settings in {self.folder / _RUN}", "choose another output folder"
+            raise UserError(what, "those of a run", settings, do)
+        return former
 
     def _check_same(self, former: dict[str, Any], may_change: Sequence[str]) -> None:
         if former.get("finished") and (not may_change or former.get("settings") == self.about["settings"]):
@@ -256,7 +261,7 @@ def _with_defaults(about: dict[str, Any], defaults: dict[str, Any]) -> dict[str,
     """With the settings, in their sections, that a run of an earlier version did not know."""
     former = about.get("settings", {})
     filled = {
-        name: {**value, **former.get(name, {})} if isinstance(value, dict) else former.get(name, value)
+        name: {**value, **section} if isinstance(section := former.get(name, value), dict) else section
         for name, value in defaults.items()
     }
     return {**about, "settings": {**former, **filled}}

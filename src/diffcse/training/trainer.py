@@ -29,6 +29,8 @@ from diffcse.kernels.waits import send_and_remember
 COMPLETE = "complete.json"
 """Written last into a checkpoint; a checkpoint without it is half-written and is never resumed from."""
 
+_REMOVE = "remove that folder, and the same command resumes from the one before it or begins again"
+
 _LEAST = {
     **{"epoch": 0, "total_flos": 0, "num_input_tokens_seen": 0},
     **{"max_steps": 1, "logging_steps": 1, "save_steps": 1, "train_batch_size": 1},
@@ -223,8 +225,13 @@ def last_checkpoint(folder: Path, *, remove_broken: bool = False) -> Path | None
 
 
 @contextmanager
-def whole_checkpoint(path: str | Path | None) -> Iterator[None]:
+def whole_checkpoint(path: str | Path | None, what: str = "checkpoint", do: str = _REMOVE) -> Iterator[None]:
     """Turn what a library raises while it reads a damaged checkpoint into one line.
+
+    Args:
+        path: of a checkpoint, or of something else that a run left.
+        what: its kind, for the error.
+        do: what the user can do.
 
     Raises:
         UserError: in place of any other error.
@@ -235,8 +242,7 @@ def whole_checkpoint(path: str | Path | None) -> Iterator[None]:
         raise
     except Exception as error:  # readers of damaged files raise whatever they stumble over
         got = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        do = "remove that folder, and the same command resumes from the one before it or begins again"
-        raise UserError(f"checkpoint {path}", "whole", got, do) from error
+        raise UserError(f"{what} {path}", "whole", got, do) from error
 
 
 def read_state(checkpoint: Path) -> TrainerState:
