@@ -9,17 +9,22 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from typer.testing import CliRunner
 
 from diffcse.adaptation import adapt as module
 from diffcse.adaptation.adapt import AdaptResult, adapt
+from diffcse.adaptation.blend import START, Blends, Form, copied
 from diffcse.adaptation.settings import AdaptSettings
 from diffcse.cli import app
 from diffcse.encoding.encode import Encoder
 from diffcse.errors import UserError
+from diffcse.persistence.load import load_encoder
+from diffcse.persistence.save import save_folder
 from diffcse.resources import bundled
 from diffcse.text.documents import Documents, documents_of
 from diffcse.training.fingerprint import fingerprint
+from tests import tiny
 from tests.killing import Killed
 
 LEARNING = AdaptSettings(
@@ -109,6 +114,27 @@ def test_the_lexical_map_is_a_module_that_every_tool_knows(documents: Documents,
     )
     report = json.loads((tmp_path / "m" / "adapt.json").read_text())
     assert report["mapped"] and report["reporting"]["adapted"]["against_start"]["sentence"]["low"] > 0
+
+
+def test_a_start_with_dense_keeps_it_below_the_lexical_map(documents: Documents, tmp_path: Path) -> None:
+    plain = load_encoder(tiny.save(tiny.encoder(), tmp_path / "plain"))
+    start = tmp_path / "start"
+    SentenceTransformer(modules=[*plain, Dense(16, 8), Normalize()]).save(str(start))
+    assert run(documents, tmp_path / "m", encoder=str(start), steps=2, lexical_share=0.5).folder == tmp_path / "m"
+    assert SentenceTransformer(str(tmp_path / "m"), device="cpu").encode(["a cat"]).shape == (1, 8)
+    model = load_encoder(start)
+    before = Encoder(model).encode(["a cat"])
+    blends = Blends(Encoder(model), copied(load_encoder(start)))
+    blends.map = torch.randn(8, 8)
+    blends.set(Form(0.5, mapped=True))
+    assert [type(each).__name__ for each in model] == ["Transformer", "Pooling", "Dense", "Dense", "Normalize"]
+    (tmp_path / "mapped").mkdir()
+    save_folder(model, tmp_path / "mapped", {})
+    mapped = torch.from_numpy(before) @ blends.map.T
+    other = load_encoder(tmp_path / "mapped")
+    torch.testing.assert_close(torch.from_numpy(Encoder(other).encode(["a cat"])), mapped / mapped.norm())
+    blends.set(START)
+    assert (Encoder(model).encode(["a cat"]) == before).all()
 
 
 @pytest.mark.parametrize("where", ["_verdict", "save_folder"])

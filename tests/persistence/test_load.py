@@ -221,7 +221,7 @@ def test_damaged_folder_is_one_line(tmp_path, how):
 @pytest.mark.parametrize(
     ("folder", "changes", "got"),
     [
-        ("2_Dense", {"module_input_name": "9"}, "9"),
+        ("2_Dense", {"module_input_name": "9"}, "'9'"),
         ("2_Dense", {"module_output_name": 9}, "9 as the name of an input or output"),
         ("2_Dense", {"in_features": "16"}, ".*"),
         ("2_Dense", {"out_features": None}, ".*"),

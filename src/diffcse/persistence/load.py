@@ -246,13 +246,13 @@ def _check_encodes(model: SentenceTransformer, name: str) -> None:
     if not {type(module) for module in model} <= _KNOWN or len(model) < 2:
         return  # other modules may want other input than text
     with model_errors(name), torch.no_grad():  # not inference_mode: what a model caches there cannot be trained with
+        strange = [key for module in model for key in _names(module) if not isinstance(key, str)]
+        if strange:
+            raise ValueError(f"{strange[0]!r} as the name of an input or output")
         shape = model(model.preprocess(["a"]))["sentence_embedding"].shape
         width = model.get_embedding_dimension()
         if model.truncate_dim is None and shape != (1, width):
             raise ValueError(f"a vector of shape {tuple(shape)} for one text where its settings say {width}")
-        strange = [key for module in model for key in _names(module) if not isinstance(key, str)]
-        if strange:
-            raise ValueError(f"{strange[0]!r} as the name of an input or output")
 
 
 def _names(module: nn.Module) -> list[Any]:
