@@ -18,9 +18,9 @@ from datasets.table import MemoryMappedTable
 from filelock import FileLock
 
 from diffcse.errors import UserError
-from diffcse.files import digest, replace_folder
+from diffcse.files import digest, file_digest, replace_folder
 
-_CHECK = "sha256"
+_CHECK, _DATA = "sha256", "data_sha256"
 _VERSION = 1  # of what is written here; a new number makes old cache entries unused
 _ROWS = 10_000
 _CHARACTERS = 2**20
@@ -81,6 +81,7 @@ def _make(folder: Path, name: str, write: Callable[[Path], dict[str, Any]]) -> E
     part.mkdir()
     try:
         facts = write(part)
+        facts = {**facts, _DATA: file_digest(part / "data.arrow")}
         (part / "facts.json").write_text(json.dumps({**facts, _CHECK: digest(facts)}), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been loaded
         replace_folder(part, folder)
@@ -95,6 +96,9 @@ def _load(folder: Path, name: str) -> Entry | None:
     try:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         if facts.pop(_CHECK, None) not in (None, digest(facts)):  # an older version noted none
+            return None
+        # Arrow trusts its files: a damaged offset ends the process, a damaged id reads another row of the table.
+        if facts.pop(_DATA, None) not in (None, file_digest(folder / "data.arrow")):
             return None
         table = MemoryMappedTable.from_file(str(folder / "data.arrow"))
     except (OSError, ValueError, TypeError, AttributeError):  # absent or damaged
