@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -108,3 +109,28 @@ def checkpoints(output: Path) -> list[int]:
 def assert_unfinished(output: Path) -> None:
     """The run's folder says that there is more to do."""
     assert not json.loads((output / "diffcse.json").read_text())["finished"]
+
+
+def kill_writer(work: Callable[..., None], folder: Path, seconds: float) -> int:
+    """Let another process work on a folder, and kill it after its first commit; asserts that it was killed.
+
+    Args:
+        work: called with the folder and a connection through which it tells a number after each commit.
+        folder: to work on.
+        seconds: after the first commit.
+
+    Returns:
+        The last number that it told.
+    """
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(folder, send))
+    process.start()
+    committed: int = receive.recv()
+    time.sleep(seconds)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "the process ended before it was killed"
+    while receive.poll():
+        committed = receive.recv()
+    return committed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _LONGEST_VALUE, _LONGEST_RULE = 120, 600
@@ -81,3 +83,28 @@ def one_line(text: str) -> str:
 def _short(value: Any, most: int = _LONGEST_VALUE) -> str:
     text = one_line(str(value))
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error message."""
+    return (str(error).strip().removeprefix("Got: ").splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def foreign_errors(what: str, rule: str, do: Callable[[Exception], str]) -> Iterator[None]:
+    """Turn what a library raises while it reads somebody's file into one line; not for our own code.
+
+    Args:
+        what: of the line.
+        rule: of the line.
+        do: advice for an error.
+
+    Raises:
+        UserError: in place of any other error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # readers of damaged files raise whatever they stumble over
+        raise UserError(what, rule, first_line(error), do(error)) from error

@@ -2,8 +2,10 @@
 
 import re
 
+import numpy as np
+
 from diffcse.adaptation.parts import Text
-from diffcse.adaptation.questions import KEYWORDS, KINDS, SENTENCE, questions
+from diffcse.adaptation.questions import KEYWORDS, KINDS, SENTENCE, keywords, questions
 from diffcse.evaluation.lexical import WORD
 
 TEXTS = [
@@ -52,3 +54,7 @@ def test_text_without_spaces_gives_characters():
     ]
     queries = questions(text, seed=0)[KEYWORDS].queries
     assert queries and all(len(word) == 1 for query in queries for word in query.split())
+
+
+def test_texts_without_a_word_have_no_keywords():
+    assert keywords(["!!!", "🙂"], np.random.default_rng(0)) == ["", ""]

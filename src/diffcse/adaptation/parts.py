@@ -149,6 +149,7 @@ def _without(documents: Dataset, held_out: set[str]) -> tuple[Dataset, int]:
     """Training documents without the sentences of held-out ones, and how many sentences that were."""
 
     def clean(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """A batch without the held-out sentences, and how many of them it had."""
         sentences = [[s for s in document if _letters(s) not in held_out] for document in batch["sentences"]]
         before = zip(batch["sentences"], sentences, strict=True)
         return {"sentences": sentences, "taken": [len(document) - len(rest) for document, rest in before]}

@@ -53,6 +53,8 @@ def keywords(texts: Sequence[str], rng: np.random.Generator) -> list[str]:
         texts: also what a word's weight is counted over.
         rng: draws the words.
     """
+    if not any(map(_WORD.search, texts)):
+        return [""] * len(texts)
     weights = TfidfVectorizer(token_pattern=WORD, norm=None)
     weights.fit(texts)
     idf = dict(zip(weights.get_feature_names_out(), weights.idf_, strict=True))

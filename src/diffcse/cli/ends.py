@@ -158,6 +158,7 @@ def _interrupting(process: int) -> Callable[[int, Any], None]:
     waiting = False
 
     def interrupt(number: int, frame: Any) -> None:
+        """End the verb, after the import of a compiled module if one is under way."""
         nonlocal waiting
         if os.getpid() != process:
             # A forked worker inherits the handler; it has nothing to save, and its parent may want to be rid of it.

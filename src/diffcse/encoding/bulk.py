@@ -208,6 +208,7 @@ class _Seen:
         self.counts, self.number = Counts(), 0
 
     def missing(self) -> Iterator[Part]:
+        """The parts that an earlier call did not finish; counts those that it did."""
         for group in chunks(self.texts, self.encoding):
             part = Part(number=self.number, texts=group)
             self.number += 1

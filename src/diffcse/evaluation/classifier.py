@@ -173,6 +173,7 @@ class _Adam(_Descent):
     """Kingma & Ba (2015), at PyTorch's defaults."""
 
     def step(self, gradient: Float, spare: Float) -> Float:
+        """The change by bias-corrected means of the gradient and its square."""
         rate, beta1, beta2 = 1e-3, 0.9, 0.999
         np.subtract(gradient, self.first, out=spare)
         spare *= 1 - beta1
@@ -190,6 +191,7 @@ class _RmsProp(_Descent):
     """Tieleman & Hinton (2012), at PyTorch's defaults."""
 
     def step(self, gradient: Float, spare: Float) -> Float:
+        """The change by the gradient over the root of its mean square."""
         rate, alpha = 1e-2, 0.99
         _running_square(self.second, gradient, spare, alpha)
         np.sqrt(self.second, out=spare)

@@ -44,6 +44,7 @@ def or_message(method: Method) -> Method:
 
     @functools.wraps(method)
     def answer(*args: object) -> str:
+        """The answer, or the error in words; one question at a time."""
         try:
             with _ONE_AT_A_TIME:
                 return method(*args)

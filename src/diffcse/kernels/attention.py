@@ -113,6 +113,7 @@ class _Attention(torch.autograd.Function):
         scale: float,
         factor: float,
     ) -> Tensor:
+        """The attended values; keeps the weights and which of them dropout let through."""
         out, weights, heads = query.new_empty(query.shape), query.new_empty(stays.shape), query.shape[1]
         for block in blocks:
             q, k, v = block.queries(query), block.tokens(key), block.tokens(value)
@@ -128,6 +129,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of query, key and value."""
         query, key, value, weights, stays = ctx.saved_tensors
         to_query, to_key, to_value = (x.new_empty(x.shape) for x in (query, key, value))
         heads = query.shape[1]

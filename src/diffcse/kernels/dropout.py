@@ -60,6 +60,7 @@ class Dropout(nn.Dropout):
 class _Thinned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, stays: Tensor, scale: float) -> Tensor:
+        """The values that stay, scaled."""
         ctx.save_for_backward(stays)
         ctx.scale = scale
         return thin(values, stays, scale)
@@ -67,6 +68,7 @@ class _Thinned(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of the values that stayed, scaled."""
         (stays,) = ctx.saved_tensors
         return thin(gradient, stays, ctx.scale), None, None
 

@@ -86,6 +86,7 @@ def first_position(backbone: nn.Module, vector: Tensor, places: Tensor | None = 
     """
 
     def replace(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """The embeddings with the sentence vector in place of [CLS]."""
         output = output.clone()  # autograd may still need what the embedding layer returned
         if places is None:
             output[:, 0] = vector.to(output.dtype)

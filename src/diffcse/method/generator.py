@@ -86,6 +86,7 @@ class Generator(nn.Module):
         seen: list[Tensor] = []
 
         def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+            """Remember the input of the vocabulary's product, and give it nothing to do."""
             seen.append(inputs[0])
             return (inputs[0][:0],)  # no rows, so the product with the whole vocabulary costs nothing here
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from diffcse.config import BUNDLED, MINILM
 from diffcse.connection import hub_or_cache
-from diffcse.errors import MissingExtra, UserError
+from diffcse.errors import MissingExtra, UserError, first_line
 from diffcse.files import file_digest
 from diffcse.resources import DEFAULT_ENCODER, bundled
 
@@ -119,8 +119,3 @@ def _is_official(folder: Path) -> bool:
         (folder / name).is_file() and file_digest(folder / name) == expected
         for name, expected in _MINILM_DIGESTS.items()
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a library's error message."""
-    return (str(error).strip().removeprefix("Got: ").splitlines() or [type(error).__name__])[0]

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -34,9 +34,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from diffcse.config import BUNDLED, Pooler
-from diffcse.errors import UserError
+from diffcse.errors import UserError, foreign_errors
 from diffcse.files import read_json
-from diffcse.persistence.hub import first_line, locate
+from diffcse.persistence.hub import locate
 from diffcse.persistence.save import pooler_of, sentence_transformer
 from diffcse.persistence.weights import LoadingReport, check_report, loading_report, published_state
 
@@ -143,26 +143,20 @@ def _vocabulary(tokenizer: Any) -> Any:
     return getattr(tokenizer, "word2idx", None)
 
 
-@contextmanager
-def model_errors(name: str) -> Iterator[None]:
-    """Turn what a library raises while it reads the files of model `name` into one line; not for our own code.
+def model_errors(name: str) -> AbstractContextManager[None]:
+    """`foreign_errors` for the files of model `name`."""
 
-    Raises:
-        UserError: in place of any other error.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # readers of damaged files raise whatever they stumble over
-        do = "check that the folder holds config.json, a tokenizer and complete weights"
+    def advice(error: Exception) -> str:
+        """What helps against such an error."""
         if "trust_remote_code" in str(error):
-            do = "read the code that comes with it, then set trust_remote_code"
-        elif "peft" in str(error).lower():
-            do = _MERGE
-        elif isinstance(error, ImportError):
-            do = "install what is missing"
-        raise UserError(f"model {name}", "a model that can be loaded", first_line(error), do) from error
+            return "read the code that comes with it, then set trust_remote_code"
+        if "peft" in str(error).lower():
+            return _MERGE
+        if isinstance(error, ImportError):
+            return "install what is missing"
+        return "check that the folder holds config.json, a tokenizer and complete weights"
+
+    return foreign_errors(f"model {name}", "a model that can be loaded", advice)
 
 
 @contextmanager

@@ -144,6 +144,7 @@ def _download(fs: Any, source: str, url: str, files: Files, home: Path) -> None:
             continue
 
         def copy(file: BinaryIO, expected: str = expected) -> None:
+            """Fetch the file in blocks, and compare its digest."""
             hasher = hashlib.sha256()
             with fs.open(f"{source}/{expected}", "rb") as remote:
                 while block := remote.read(_CHUNK):

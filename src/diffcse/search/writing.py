@@ -80,6 +80,7 @@ def append(database: Rows, blocks: Blocks, key: str | None = None) -> int:
         with database.changing() as change:
 
             def inserted() -> Iterator[Vectors]:
+                """Unit vectors of the blocks, each after its rows were inserted."""
                 for block, vectors in blocks:
                     _insert(change, block, key)
                     yield unit(vectors)

@@ -113,6 +113,7 @@ def _distinct(documents: Iterable[_Document], threshold: float, counts: Counter[
     seen: set[bytes] = set()
 
     def different() -> Iterator[tuple[_Document, str]]:
+        """Documents that no earlier one is equal or nearly equal to."""
         for document in documents:
             if (key := bytes.fromhex(document.key)) in seen:
                 counts["equal"] += 1
@@ -173,6 +174,7 @@ def _without(documents: Iterable[_Document], repeated: set[int], counts: Counter
 
 def _write(path: Path, schema: pa.Schema, documents: Iterable[_Document]) -> None:
     def columns(batch: list[_Document]) -> list[Any]:
+        """The batch by column, in the schema's order."""
         return [[getattr(document, name) for document in batch] for name in schema.names]
 
     groups = batches(documents, lambda document: sum(map(len, document.sentences)))

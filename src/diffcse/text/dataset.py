@@ -108,6 +108,7 @@ def _read(
     cache_dir: str | Path | None,
 ) -> tuple[datasets.Dataset, ReadReport]:
     def write(folder: Path) -> dict[str, Any]:
+        """Read and clean the sources into a folder; gives the facts kept next to them."""
         chosen = choose_columns(sources, names)
         counts: Counter[str] = Counter()
         rows = _clean(_raw_rows(sources, chosen, max_characters), max_characters, counts)
@@ -155,6 +156,7 @@ def tokenise(
     done = 0
 
     def ids(columns: tuple[Sequence[str], ...]) -> list[pa.Array]:
+        """Token ids of a batch, a column at a time."""
         nonlocal done
         arrays = [ids_of(column) for column in columns]
         done += len(columns[0])
@@ -162,11 +164,13 @@ def tokenise(
         return arrays
 
     def ids_of(column: Sequence[str]) -> pa.Array:
+        """Token ids of a column's texts, cut at the limit."""
         only_ids = {"return_attention_mask": False, "return_token_type_ids": False}
         encoded = tokenizer(list(column), truncation=True, max_length=max_tokens, **only_ids)
         return pa.array(encoded["input_ids"], pa.list_(pa.int32()))
 
     def write(folder: Path) -> dict[str, Any]:
+        """Tokenise the texts into a folder; gives the facts kept next to them."""
         schema = pa.schema([(f"ids{i}", pa.list_(pa.int32())) for i in range(len(texts))])
         groups = batches(_text_rows(dataset, texts), _size)
         write_arrow(folder / "data.arrow", schema, (ids(tuple(zip(*group, strict=True))) for group in groups))

@@ -234,6 +234,7 @@ def build_documents(
     schema = schema.append(pa.field("group", pa.string())) if grouped else schema
 
     def write(folder: Path) -> dict[str, Any]:
+        """Clean the documents into a folder; gives the facts kept next to them."""
         clean(_reported(raw, on_progress), folder, schema, threshold=threshold, language=language, counts=counts)
         return {"rows": counts["documents"], "counts": dict(counts)}
 

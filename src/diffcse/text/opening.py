@@ -166,9 +166,11 @@ class _Transcoded(io.RawIOBase):
         self.decoder = codecs.getincrementaldecoder(encoding)("diffcse-damaged")
 
     def readable(self) -> bool:
+        """True, as `io.RawIOBase` asks."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with what comes next; the number of bytes, 0 at the end."""
         ended = False
         while not self.ready and not ended:
             raw = self.file.read(len(buffer))
@@ -201,9 +203,11 @@ class _Zstandard(io.RawIOBase):
         self.frame = self.new()
 
     def readable(self) -> bool:
+        """True, as `io.RawIOBase` asks."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with what comes next; the number of bytes, 0 at the end."""
         while not self.ready:
             raw = self.rest or self.file.read(CHUNK)
             if not raw:

@@ -56,6 +56,7 @@ class _Reader:
         self.prose = Prose()
 
     def read(self) -> Prose:
+        """The prose of the whole text."""
         while self.at < len(self.lines):
             if not (self._heading() or self._directive() or self._comment() or self._table() or self._doctest()):
                 self._line()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from diffcse.errors import NonFiniteLoss, UserError
+from diffcse.errors import NonFiniteLoss, foreign_errors
 from diffcse.files import fsync_folder, write_json
 from diffcse.kernels.waits import send_and_remember
 
@@ -224,25 +224,17 @@ def last_checkpoint(folder: Path, *, remove_broken: bool = False) -> Path | None
     return None
 
 
-@contextmanager
-def whole_checkpoint(path: str | Path | None, what: str = "checkpoint", do: str = _REMOVE) -> Iterator[None]:
-    """Turn what a library raises while it reads a damaged checkpoint into one line.
+def whole_checkpoint(
+    path: str | Path | None, what: str = "checkpoint", do: str = _REMOVE
+) -> AbstractContextManager[None]:
+    """`foreign_errors` for a damaged checkpoint, or something else that a run left.
 
     Args:
-        path: of a checkpoint, or of something else that a run left.
+        path: of it.
         what: its kind, for the error.
         do: what the user can do.
-
-    Raises:
-        UserError: in place of any other error.
     """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # readers of damaged files raise whatever they stumble over
-        got = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{what} {path}", "whole", got, do) from error
+    return foreign_errors(f"{what} {path}", "whole", lambda _: do)
 
 
 def read_state(checkpoint: Path) -> TrainerState:
@@ -276,6 +268,7 @@ class _FollowEpoch(TrainerCallback):
         self.order = order
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Give the order of the sentences the epoch that begins."""
         self.order.set_epoch(int(state.epoch or 0))
 
 
@@ -284,6 +277,7 @@ class _StopOnBadNumbers(TrainerCallback):
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop before the optimiser sees a loss that is not finite."""
         terms = self.trainer.last_terms
         # One question for all terms: each answer waits for the device.
         if terms and not bool(torch.isfinite(torch.stack([value.float() for value in terms.values()])).all()):
