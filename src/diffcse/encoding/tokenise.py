@@ -146,7 +146,10 @@ def reads_plain_text(model: SentenceTransformer) -> bool:
         and "message" not in first.modality_config
         # Where the prompt's tokens are left out of the mean, the library has to know the prompt.
         and all(module.include_prompt for module in model if isinstance(module, Pooling))
-        and not any(tokenizer("a")["token_type_ids"] if "token_type_ids" in tokenizer.model_input_names else [])
+        # Asked of the backend: a call of the tokenizer itself would change its truncation and padding.
+        and not (
+            "token_type_ids" in tokenizer.model_input_names and any(tokenizer.backend_tokenizer.encode("a").type_ids)
+        )
     )
 
 
