@@ -59,7 +59,7 @@ def test_cosines_after_the_map_are_nearer_to_the_target() -> None:
         goal, ours = (torch.from_numpy(scores / 0.05).log_softmax(1) for scores in (target, cosines))
         return float((goal.exp() * (goal - ours)).sum(1).mean())
 
-    assert divergence(unit(q @ w.T) @ unit(d @ w.T).T) < 0.7 * divergence(q @ d.T)
+    assert divergence(unit(q @ w.T) @ unit(d @ w.T).T) < 0.8 * divergence(q @ d.T)
 
 
 def test_without_bm25_the_map_stays_near_the_identity() -> None:

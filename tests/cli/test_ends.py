@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,24 @@ def test_an_import_is_not_interrupted(number: int, tmp_path: Path, monkeypatch: 
         time.sleep(5)
     assert "loaded_slowly" in sys.modules
     del sys.modules["loaded_slowly"]
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_an_interruption_in_a_callback_of_the_import_system_is_not_lost() -> None:
+    """Python drops what a weak reference's callback raises; the import system frees its locks in one."""
+
+    class Lock:
+        pass
+
+    code = compile("def freed(reference): signal.raise_signal(signal.SIGINT)", "<frozen importlib._bootstrap>", "exec")
+    names: dict[str, Any] = {"signal": signal}
+    exec(code, names)
+    lock = Lock()
+    reference = weakref.ref(lock, names["freed"])
+    with pytest.raises(KeyboardInterrupt):
+        del lock
+        time.sleep(5)
+    assert reference() is None
 
 
 @pytest.mark.usefixtures("sigterm")

@@ -176,9 +176,13 @@ def _interrupting(process: int) -> Callable[[int, Any], None]:
 
 
 def _importing(frame: Any) -> bool:
-    """Whether the code that was interrupted is part of an import of compiled modules; others can be interrupted."""
-    files = set()
+    """Whether an import of compiled modules was interrupted, or the import system itself; others can be interrupted.
+
+    The import system has callbacks of weak references, and Python drops an exception that is raised in one of them.
+    """
+    files = []
     while frame is not None:
-        files.add(frame.f_code.co_filename)
+        files.append(frame.f_code.co_filename)
         frame = frame.f_back
-    return any(map(_COMPILED.search, files)) and any(file.startswith("<frozen importlib") for file in files)
+    of_imports = [file.startswith("<frozen importlib") for file in files]
+    return of_imports[:1] == [True] or (any(map(_COMPILED.search, files)) and any(of_imports))
