@@ -66,6 +66,9 @@ class PretrainConfig(_Network):
     """Attention heads a layer."""
     intermediate_size: int = 1024
     """Width of the feed-forward layer."""
+    dropout: float = 0.0
+    """Dropout of a new network while it is pretrained, 0 to below 1. 0 suits a few epochs; 0.1, as in BERT, many, and
+    a network that SimCSE's twins are made of. The saved model has 0.1 either way, and with `encoder` its own."""
     max_length: int = 128
     """Longest example (tokens); longer text is cut."""
     mask_ratio: float = 0.2
@@ -94,6 +97,7 @@ class PretrainConfig(_Network):
         self._need("learning_rate", self.learning_rate > 0, "greater than 0", "use 1e-4 to 1e-3")
         for name in ("warmup_ratio", "decay_ratio"):
             self._need(name, 0 <= getattr(self, name) <= 1, "between 0 and 1", "leave it at its default")
+        self._need("dropout", 0 <= self.dropout < 1, "0 or more and below 1", "use 0 or 0.1")
         self._need("mask_ratio", 0 < self.mask_ratio < 1, "between 0 and 1", "use 0.15 to 0.3")
         self._need("vocab_size", self.vocab_size <= 65_536, "at most 65536", "token ids are kept in 16 bits")
         for name, value in _SIZES.items() if self.encoder else ():
@@ -108,11 +112,8 @@ class PretrainConfig(_Network):
         return math.ceil(self.total_tokens / self.batch_tokens)
 
 
-_SIZES = {
-    field.name: field.default
-    for field in fields(PretrainConfig)
-    if field.name in ("vocab_size", "lowercase", "strip_accents", "hidden_size", "layers", "heads", "intermediate_size")
-}
+_NEW = ("vocab_size", "lowercase", "strip_accents", "hidden_size", "layers", "heads", "intermediate_size", "dropout")
+_SIZES = {field.name: field.default for field in fields(PretrainConfig) if field.name in _NEW}
 
 _CONTINUED = {"batch_tokens": 2048, "total_tokens": 650_000, "learning_rate": 3e-4, "held_out": 200}
 """What suits a network that can read already: a short run at a lower rate."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from transformers import (
 
 from diffcse.errors import Interrupted, UserError
 from diffcse.files import json_bytes
-from diffcse.kernels.waits import here
+from diffcse.kernels.waits import here, send_and_remember
 from diffcse.method.generator import places
 from diffcse.method.masking import IGNORE, mask_tokens, uniforms
 from diffcse.persistence.save import moved_into
@@ -43,7 +44,7 @@ from diffcse.pretraining.continued import Start, load_start, logits_at, save_sta
 from diffcse.pretraining.wordpiece import own_tokenizer, unknown_note
 from diffcse.progress import say
 from diffcse.training.callbacks import GracefulStop, MetricsFile
-from diffcse.training.checks import positions
+from diffcse.training.checks import has_bf16, positions
 from diffcse.training.display import LiveDisplay
 from diffcse.training.process import own_process
 from diffcse.training.run_folder import RunFolder
@@ -210,7 +211,7 @@ def tokenise_lines(sentences: list[str], tokenizer: Any, max_length: int, *, joi
 
 
 def build_model(config: PretrainConfig, tokenizer: BertTokenizer) -> BertForMaskedLM:
-    """A fresh BERT with its MLM head; no dropout while it is pre-trained (few epochs), 0.1 in the saved settings."""
+    """A fresh BERT with its MLM head, and the dropout that it is pretrained with."""
     torch.manual_seed(config.seed)
     return BertForMaskedLM(
         BertConfig(
@@ -221,8 +222,8 @@ def build_model(config: PretrainConfig, tokenizer: BertTokenizer) -> BertForMask
             intermediate_size=config.intermediate_size,
             max_position_embeddings=config.max_length,
             type_vocab_size=1,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
             pad_token_id=tokenizer.pad_token_id,
         )
     )
@@ -352,7 +353,7 @@ def evaluate(model: PreTrainedModel, data: TokenisedLines, tokenizer: Any, confi
         inputs = collate([data[key] for key in batch])
         count = int((inputs["labels"] != IGNORE).sum())
         if count:
-            terms = module(**inputs)
+            terms = module(**{name: send_and_remember(values, model.device) for name, values in inputs.items()})
             loss, right = loss + count * float(terms["loss"]), right + count * float(terms["accuracy"])
             tokens += count
     return HeldOut(
@@ -383,6 +384,10 @@ def _arguments(output: Path, config: PretrainConfig) -> TrainingArguments:
         weight_decay=0.01,
         adam_beta2=0.98,
         optim="adamw_torch_fused",
+        bf16=has_bf16(),
+        # Masks are drawn sentence by sentence on the CPU, which takes longer than a GPU's step; a mask is a function of
+        # (seed, epoch, sentence), so the number of workers changes no batch.
+        dataloader_num_workers=min(8, (os.cpu_count() or 1) - 1) if torch.cuda.is_available() else 0,
         max_grad_norm=1.0,
         logging_steps=50,
         logging_nan_inf_filter=False,

@@ -26,8 +26,12 @@ def settle_precision(config: Config) -> Config:
     """The settings with the precision that `auto` means on this machine, so that a run's record says what it was."""
     if config.training.precision != "auto":
         return config
-    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return replace(config, training=replace(config.training, precision="bf16" if half else "fp32"))
+    return replace(config, training=replace(config.training, precision="bf16" if has_bf16() else "fp32"))
+
+
+def has_bf16() -> bool:
+    """Whether this machine has a CUDA GPU with arithmetic in bfloat16."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def check_precision(config: Config) -> None:
