@@ -1,7 +1,7 @@
 """Stands for one attention a length (`packing.attend`): on a CUDA GPU one or two calls a layer, dropout included.
 
 About 25 lengths times 12 layers are right for a CPU, but on a GPU starting that many small kernels takes longer than
-their work (the gain is measured by `benchmarks/gpu.py`; not run yet). FlashAttention takes the sentences' ends as
+their work (`benchmarks/gpu.py` times a step). FlashAttention takes the sentences' ends as
 cumulative lengths; PyTorch's own copy of it, and its memory-efficient attention for float32, have dropout and its
 backward pass. `torch.nn.attention.varlen_attn`, FlashAttention 3 and 4 and flex attention have none.
 

@@ -1,7 +1,7 @@
 """Stands for `tensor.cpu()` and `tensor.to(device)`: no wait for what a GPU still has to do, where none is needed.
 
 A batch is made on the CPU, so its lengths and masked positions are known there. Asking the device for them would empty
-its queue twice a step (the gain is measured by `benchmarks/gpu.py`; not run yet). So a tensor that is sent is held with
+its queue twice a step (`benchmarks/gpu.py` counts the waits that are left). So a tensor that is sent is held with
 its copy here, and `here` answers from that copy for the tensor and for every view of it.
 """
 
