@@ -53,7 +53,7 @@ def test_graphs_give_the_vectors_of_the_model(tmp_path, folder, text):
     )
 
 
-def test_an_interrupted_run_goes_on_with_the_same_backend_only(tmp_path, folder, text):
+def test_an_interrupted_run_resumes_with_the_same_backend_only(tmp_path, folder, text):
     (tmp_path / "out.npy.part").mkdir()
     run(text, "-o", tmp_path / "whole.npy", "--model", folder)
     job = {"version": 2, "dtype": "float32", "backend": "torch", "texts": False}

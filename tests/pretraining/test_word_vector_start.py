@@ -110,11 +110,11 @@ def test_halves_find_each_other_by_shared_words():
 
 def test_marks_of_the_kinds_of_tokenizers():
     for tokens in (["a", "##b"], ["\u0120a", "b"], ["\u2581a", "b"]):
-        letters, goes_on = split_marks(tokens)
-        assert (letters, goes_on.tolist()) == (["a", "b"], [False, True])
+        letters, continues = split_marks(tokens)
+        assert (letters, continues.tolist()) == (["a", "b"], [False, True])
 
 
-def test_a_piece_that_goes_on_with_a_word_weighs_less(lines, tokenizer_folder):
+def test_a_piece_that_continues_a_word_weighs_less(lines, tokenizer_folder):
     counted, tokens = count(lines, tiny.tokenizer(), (2, 10)), vocabulary()
     full, half = (
         weighted_vectors(
@@ -122,9 +122,9 @@ def test_a_piece_that_goes_on_with_a_word_weighs_less(lines, tokenizer_folder):
         )
         for weight in (1.0, 0.5)
     )
-    goes_on = split_marks(tokens)[1]
-    assert goes_on.any()
-    np.testing.assert_allclose(half, full * np.where(goes_on, 0.5, 1.0)[:, None])
+    continues = split_marks(tokens)[1]
+    assert continues.any()
+    np.testing.assert_allclose(half, full * np.where(continues, 0.5, 1.0)[:, None])
 
 
 def test_words_that_are_spelled_alike_share_their_directions():

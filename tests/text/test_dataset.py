@@ -480,7 +480,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, cache: Path, monkey
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr(data, "_is_utf8", interrupted)
+        patch.setattr(data, "is_utf8", interrupted)
         with pytest.raises(KeyboardInterrupt, match="by the user"):
             read_texts(tmp_path / "t.txt", cache_dir=cache)
     assert not [path for path in cache.iterdir() if path.is_dir()]

@@ -61,7 +61,7 @@ def test_a_decay_of_one_would_never_learn():
         build(ema_decay=1.0)
 
 
-def test_a_killed_run_goes_on_with_the_bits_of_its_average(tmp_path):
+def test_a_killed_run_resumes_with_the_bits_of_its_average(tmp_path):
     encoder = tiny.save(tiny.mlm("bert", dropout=0.1), tmp_path / "encoder")
     text = tiny.write_sentences(tmp_path / "text.txt", 64)
     settings = ["--preset", "small", "--objective", "simcse", "--encoder", encoder, "--cache", str(tmp_path / "cache")]

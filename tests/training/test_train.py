@@ -18,10 +18,11 @@ from sentence_transformers import SentenceTransformer
 from transformers import TrainerControl, TrainerState
 
 from diffcse.errors import UserError
+from diffcse.persistence.load import positions
 from diffcse.presets import build
 from diffcse.text.dataset import read_texts
 from diffcse.training.build import steps_of
-from diffcse.training.checks import positions, settle_precision
+from diffcse.training.checks import settle_precision
 from diffcse.training.criteria import label_free
 from diffcse.training.networks import load_networks
 from diffcse.training.run_folder import RunFolder
@@ -182,7 +183,7 @@ def test_a_run_resumed_on_another_number_of_processes_sees_the_same_batches(
     assert_same(tmp_path / "whole", output, atol=2e-5)
 
 
-def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path, whole: Path, tmp_path: Path) -> None:
+def test_ctrl_c_writes_a_checkpoint_and_the_same_command_resumes(place: Path, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "stopped"
     message = kill(command(place, output), lambda: logged(output) >= 4, sign=signal.SIGINT)
     assert re.search(r"stopped at step \d+; the same command resumes", message)

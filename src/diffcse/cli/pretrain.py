@@ -1,4 +1,4 @@
-"""diffcse pretrain: a small masked language model of one's own, to start from where no hub can be reached."""
+"""diffcse pretrain: a small masked language model from plain text, to start from where no hub can be reached."""
 
 from __future__ import annotations
 

@@ -60,8 +60,6 @@ def run(
     workers: WORKERS = 1,
 ) -> None:
     """Run what is missing; the same command resumes after an interruption."""
-    import dataclasses
-
     from diffcse.sweeps.plan import read_sweep
 
     sweep = read_sweep(settings, read_toml(settings))

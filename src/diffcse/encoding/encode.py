@@ -33,6 +33,7 @@ from diffcse.kernels.memory import give_back
 from diffcse.persistence.load import load_encoder
 from diffcse.resources import bundled
 from diffcse.settings import Checked
+from diffcse.text.cache import batches as grouped
 from diffcse.vectors import Vectors, check_dims
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
@@ -292,17 +293,8 @@ def chunks(sentences: Iterable[str], settings: EncodeSettings) -> Iterator[list[
     >>> list(chunks("abc", EncodeSettings(chunk_sentences=2)))
     [['a', 'b'], ['c']]
     """
-    group: list[str] = []
-    characters = 0
-    for number, sentence in enumerate(sentences):
-        check_text(number, sentence)
-        group.append(sentence)
-        characters += len(sentence)
-        if len(group) == settings.chunk_sentences or characters >= settings.chunk_characters:
-            yield group
-            group, characters = [], 0
-    if group:
-        yield group
+    texts = (check_text(number, sentence) for number, sentence in enumerate(sentences))
+    return grouped(texts, len, most=settings.chunk_sentences, characters=settings.chunk_characters)
 
 
 def batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:

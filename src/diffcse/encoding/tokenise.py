@@ -19,9 +19,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import PreTrainedTokenizerBase
 
 from diffcse.errors import UserError
+from diffcse.text.opening import is_utf8
 from diffcse.text.unknown import mostly_unknown
 
-_WANTED = "a string or several of them (a list, tuple, array or column)"
+_SENTENCES = "a string or several of them (a list, tuple, array or column)"
 
 
 def as_sentences(value: Any, what: str = "sentences") -> list[str]:
@@ -41,21 +42,22 @@ def as_sentences(value: Any, what: str = "sentences") -> list[str]:
     wrong = isinstance(value, Mapping | set | frozenset | bytes | bytearray | PurePath) or hasattr(value, "columns")
     if wrong or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
         do = "give the column of text" if hasattr(value, "columns") else "give a list of strings"
-        raise UserError(what, _WANTED, _kind(value), do)
+        raise UserError(what, _SENTENCES, _kind(value), do)
     sentences = value.tolist() if isinstance(value, np.ndarray) else list(value)
     for number, sentence in enumerate(sentences):
         check_text(number, sentence)
     return sentences
 
 
-def check_text(number: int, sentence: Any) -> None:
-    """Refuse what is not a string.
+def check_text(number: int, sentence: Any) -> str:
+    """The sentence, if it is a string.
 
     Raises:
         UserError: with the number and the kind.
     """
     if not isinstance(sentence, str):
         raise UserError(f"sentence {number}", "text", type(sentence).__name__, "give strings")
+    return sentence
 
 
 def _kind(value: Any) -> str:
@@ -130,7 +132,7 @@ def encode_fast(tokenizer: Any, texts: list[str], *, special: bool = True) -> An
     try:
         return tokenizer.encode_batch_fast(texts, add_special_tokens=special)
     except (TypeError, UnicodeError):
-        number = next(i for i, text in enumerate(texts) if not _is_utf8(text))
+        number = next(i for i, text in enumerate(texts) if not is_utf8(text))
         what = f"sentence {number} of its chunk"
         raise UserError(what, "Unicode text", "a lone surrogate", "decode the bytes again, as UTF-8") from None
 
@@ -151,10 +153,3 @@ def reads_plain_text(model: SentenceTransformer) -> bool:
             "token_type_ids" in tokenizer.model_input_names and any(tokenizer.backend_tokenizer.encode("a").type_ids)
         )
     )
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False

@@ -319,13 +319,20 @@ def _rows(backbone: Any) -> int | None:
 
 
 def _limit_length(model: SentenceTransformer) -> None:
-    """Never more tokens than the table of positions has room for; RoBERTa's family counts from after its padding id."""
-    tables = [
-        module
-        for name, module in model.named_modules()
-        if name.endswith("embeddings.position_embeddings") and isinstance(module, nn.Embedding)
-    ]
-    if tables and model.max_seq_length is not None:
-        table = tables[0]
-        room = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    """Never more tokens than the table of positions has room for."""
+    if model.max_seq_length is not None and (room := _table_of_positions(model)) is not None:
         model.max_seq_length = min(model.max_seq_length, room)
+
+
+def positions(network: nn.Module) -> int:
+    """The most tokens that a network of transformers can read, as far as it says so."""
+    said = getattr(network.config, "max_position_embeddings", None) or 1 << 30
+    return _table_of_positions(network) or said
+
+
+def _table_of_positions(network: nn.Module) -> int | None:
+    for name, part in network.named_modules():
+        if name.endswith("embeddings.position_embeddings") and isinstance(part, nn.Embedding):
+            # RoBERTa's family counts from after its padding id.
+            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+    return None

@@ -38,13 +38,14 @@ from diffcse.files import json_bytes
 from diffcse.kernels.waits import here, send_and_remember
 from diffcse.method.generator import places
 from diffcse.method.masking import IGNORE, mask_tokens, uniforms
+from diffcse.persistence.load import positions
 from diffcse.persistence.save import moved_into
 from diffcse.pretraining.config import PretrainConfig
 from diffcse.pretraining.continued import Start, load_start, logits_at, save_start, texts_of
 from diffcse.pretraining.wordpiece import own_tokenizer, unknown_note
 from diffcse.progress import say
 from diffcse.training.callbacks import GracefulStop, MetricsFile
-from diffcse.training.checks import has_bf16, positions
+from diffcse.training.checks import has_bf16
 from diffcse.training.display import LiveDisplay
 from diffcse.training.process import own_process
 from diffcse.training.run_folder import RunFolder

@@ -156,13 +156,13 @@ def split_marks(tokens: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:
 
     WordPiece marks what continues a word, byte pairs and SentencePiece what begins one.
 
-    >>> letters, goes_on = split_marks(["play", "##ing"])
-    >>> letters, goes_on.tolist()
+    >>> letters, continues = split_marks(["play", "##ing"])
+    >>> letters, continues.tolist()
     (['play', 'ing'], [False, True])
     """
     begins = any(token.startswith(("\u0120", "\u2581")) for token in tokens)
-    goes_on = [not token.startswith(("\u0120", "\u2581")) if begins else token.startswith("##") for token in tokens]
-    return [token.lstrip("\u0120\u2581").removeprefix("##") for token in tokens], np.array(goes_on)
+    continues = [not token.startswith(("\u0120", "\u2581")) if begins else token.startswith("##") for token in tokens]
+    return [token.lstrip("\u0120\u2581").removeprefix("##") for token in tokens], np.array(continues)
 
 
 def share_spelling(vectors: NDArray[np.float64], tokens: Sequence[str], weight: float) -> NDArray[np.float64]:
@@ -177,10 +177,10 @@ def share_spelling(vectors: NDArray[np.float64], tokens: Sequence[str], weight: 
         tokens: the vocabulary, with the tokenizer's marks.
         weight: of the others' mean direction, relative to the word's own vector.
     """
-    letters, goes_on = split_marks(tokens)
+    letters, continues = split_marks(tokens)
     seen = np.linalg.norm(vectors, axis=1) > 0
     whole = [len(word) >= _LETTERS and word.isalpha() for word in letters]
-    places = np.flatnonzero(np.array(whole) & ~goes_on & seen)
+    places = np.flatnonzero(np.array(whole) & ~continues & seen)
     if weight == 0 or len(places) < 2:
         return vectors
     profiles = TfidfVectorizer(analyzer="char", ngram_range=(3, 6), lowercase=False, sublinear_tf=True).fit_transform(

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from sentence_transformers import SentenceTransformer
 
+from diffcse.encoding.backends import width_of
 from diffcse.encoding.bulk import BulkSettings, Progress, encode_texts, finished, working
 from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.encoding.parts import (
@@ -194,7 +195,7 @@ class TextSearch:
         self.prompt = index.facts.query_prompt if prompt is None and name is None else prompt
         if self.prompt is None:
             self.prompt = resolve_prompt(model, "query", name)
-        width, dims = int(model.get_embedding_dimension() or 0), index.facts.dimension
+        width, dims = width_of(model), index.facts.dimension
         self._encoder = Encoder(
             model, settings=EncodeSettings(normalize=True, prompt=self.prompt, dims=None if dims == width else dims)
         )
@@ -243,7 +244,7 @@ def _as_documents(
     if prompt is not None:
         words = prompt(model)
     if index is not None:
-        facts, width = index.facts, int(model.get_embedding_dimension() or 0)
+        facts, width = index.facts, width_of(model)
         if words is not None and words != facts.document_prompt:
             rule = f"the index's own, {facts.document_prompt!r}"
             raise UserError("the prompt of added texts", rule, repr(words), "remove the option")
@@ -262,7 +263,7 @@ def _facts(model: SentenceTransformer, how: BulkSettings, name: str | None, mark
     except UserError:  # several prompts for queries: the search has to choose
         query_prompt = None
     return Facts(
-        dimension=how.encoding.dims or int(model.get_embedding_dimension() or 0),
+        dimension=how.encoding.dims or width_of(model),
         model=name,
         fingerprint=mark,
         document_prompt=how.encoding.prompt or "",

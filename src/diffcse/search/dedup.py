@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from diffcse.encoding.backends import width_of
 from diffcse.encoding.bulk import Progress, check_place
 from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.encoding.tokenise import as_sentences
@@ -130,7 +131,7 @@ def dedup_file(
     prompt: Callable[[SentenceTransformer], str] | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> DedupCounts:
-    """Write the kept lines and a report of the dropped ones; both files appear at the end, whole.
+    """Write the kept lines and a report of the dropped ones; both files appear complete, at the end.
 
     Args:
         source: as for `diffcse.text.stream.open_texts`, but not standard input, whose length is not known.
@@ -293,7 +294,7 @@ def _judged(
             else:
                 counts["blank"] += 1
 
-    judge = Judge(int(model.get_embedding_dimension() or 0), threshold)
+    judge = Judge(width_of(model), threshold)
     for chunk in Encoder(model, settings=settings).chunks(stream()):
         lines, group = zip(*(waiting.popleft() for _ in chunk.vectors), strict=True)
         counts.update(truncated=chunk.truncated, unknown=int(chunk.unknown.sum()))

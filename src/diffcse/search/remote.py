@@ -22,7 +22,7 @@ from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 
 from diffcse.errors import UserError
-from diffcse.files import digest, disk_errors, json_bytes, write_atomic
+from diffcse.files import digest, disk_errors, file_digest, json_bytes, write_atomic
 from diffcse.search import rows
 from diffcse.search.facts import Facts
 from diffcse.search.rows import Rows
@@ -105,12 +105,7 @@ def _described(folder: Path, facts: Facts) -> Files:
     names = [rows.NAME, facts.vectors_name]
     names += [facts.ids_name] if facts.compacted else []
     names += [facts.codes_name] if facts.codes else []
-    return {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: {"size": (folder / name).stat().st_size, "sha256": file_digest(folder / name)} for name in names}
 
 
 def _read(fs: Any, path: str, url: str) -> Files:
@@ -136,7 +131,7 @@ def _is_plain(name: str, about: dict[str, Any]) -> bool:
 
 
 def _download(fs: Any, source: str, url: str, files: Files, home: Path) -> None:
-    """What the cache lacks, each file complete and as it was published, or not at all."""
+    """What the cache lacks, each file complete and as it was published; a broken download leaves nothing."""
     (home / "files").mkdir(exist_ok=True)
     for about in files.values():
         target, expected = home / "files" / about["sha256"], about["sha256"]

@@ -61,16 +61,18 @@ def write_arrow(path: Path, schema: pa.Schema, batches: Iterable[list[Any]]) -> 
             writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-def batches(rows: Iterable[_Row], size: Callable[[_Row], int]) -> Iterator[list[_Row]]:
-    """Rows in groups that are bounded in rows and in characters; `size` counts a row's characters."""
+def batches(
+    rows: Iterable[_Row], size: Callable[[_Row], int], *, most: int = _ROWS, characters: int = _CHARACTERS
+) -> Iterator[list[_Row]]:
+    """Consecutive groups of rows, bounded in number and in characters; `size` counts a row's characters."""
     batch: list[_Row] = []
-    characters = 0
+    read = 0
     for row in rows:
         batch.append(row)
-        characters += size(row)
-        if len(batch) == _ROWS or characters >= _CHARACTERS:
+        read += size(row)
+        if len(batch) == most or read >= characters:
             yield batch
-            batch, characters = [], 0
+            batch, read = [], 0
     if batch:
         yield batch
 

@@ -19,6 +19,7 @@ from diffcse.errors import UserError
 from diffcse.files import digest
 from diffcse.settings import as_names
 from diffcse.text.cache import batches, cached, write_arrow
+from diffcse.text.opening import is_utf8
 from diffcse.text.sources import Source, TextFile, find_sources
 from diffcse.text.standard_input import spooled
 from diffcse.text.tables import NUL, Row, no_text
@@ -255,20 +256,13 @@ def _clean(rows: Iterable[Row], max_characters: int, counts: Counter[str]) -> It
         texts = tuple(text.replace("\0", "").replace(NUL, "") for text in cut)
         if not all(text.strip() for text in texts):
             counts["empty"] += 1
-        elif not all(map(_is_utf8, texts)):
+        elif not all(map(is_utf8, texts)):
             counts["not_utf8"] += 1
         else:
             counts["kept"] += 1
             counts["cut"] += cut != row
             counts["nul"] += texts != cut
             yield texts
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
 
 
 def _text_rows(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -153,6 +153,14 @@ def whole_lines(file: BinaryIO, name: str) -> Iterator[bytes]:
         yield line
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a string can be written; one with a lone surrogate cannot."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def decode(raw: bytes) -> str:
     """Text; a byte that is not UTF-8 becomes a lone surrogate."""
     return raw.decode("utf-8", "surrogateescape")

@@ -18,19 +18,20 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import datasets
+import pyarrow as pa
 
 from diffcse.connection import hub_or_cache
 from diffcse.errors import UserError
 from diffcse.text.opening import CHUNK, File, decode, lines, opened, suffix_of
 from diffcse.text.tables import (
     ROWS,
+    ArrowTable,
     CsvFile,
     JsonFile,
     JsonLinesFile,
     Numbered,
     ParquetFile,
     TsvFile,
-    arrow_rows,
     is_text,
 )
 
@@ -64,7 +65,7 @@ class Source(Protocol):
 
 
 class TextFile(File):
-    r"""one sentence per line; only \n and \r\n end a line."""
+    r"""One sentence per line; only \n and \r\n end a line."""
 
     def _opened(self) -> AbstractContextManager[BinaryIO]:
         return opened(self.path)
@@ -88,7 +89,7 @@ class TextFile(File):
 
 
 @dataclass(frozen=True)
-class HubDataset:
+class HubDataset(ArrowTable):
     """One split of a Hub dataset, downloaded and cached by `datasets`."""
 
     name: str
@@ -114,15 +115,9 @@ class HubDataset:
         """The dataset's columns."""
         return {field.name: is_text(field.type) for field in self._loaded.features.arrow_schema}
 
-    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
-        """The values of `columns`."""
-        batches = self._loaded.with_format("arrow").iter(ROWS)
-        yield from enumerate((row for batch in batches for row in arrow_rows(batch, columns, longest)), 1)
-
-    def values(self, columns: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        """The values of `columns`, of any type."""
-        batches = self._loaded.with_format("arrow").iter(ROWS)
-        yield from enumerate((row for batch in batches for row in arrow_rows(batch, columns)), 1)
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Batches of all columns."""
+        return self._loaded.with_format("arrow").iter(ROWS)
 
 
 FORMATS: dict[str, type[Any]] = {

@@ -9,6 +9,7 @@ import logging
 import shutil
 import tempfile
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
@@ -217,7 +218,24 @@ def _is_plain(value: Any) -> bool:
     return not isinstance(value, dict)
 
 
-class ParquetFile(File):
+class ArrowTable(ABC):
+    """A table that comes in Arrow's batches."""
+
+    @abstractmethod
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch | pa.Table]:
+        """Consecutive rows, with `columns` among their columns."""
+
+    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
+        """The values of `columns`, all of them text."""
+        batches = self.batches(columns)
+        yield from enumerate((row for batch in batches for row in _arrow_rows(batch, columns, longest)), 1)
+
+    def values(self, columns: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """The values of `columns`, of any type."""
+        yield from enumerate((row for batch in self.batches(columns) for row in _arrow_rows(batch, columns)), 1)
+
+
+class ParquetFile(ArrowTable, File):
     """A Parquet file, read page by page."""
 
     def columns(self) -> Mapping[str, bool]:
@@ -225,17 +243,10 @@ class ParquetFile(File):
         with self._opened() as file:
             return {field.name: is_text(field.type) for field in file.schema_arrow}
 
-    def rows(self, columns: Sequence[str], longest: int) -> Iterator[Numbered]:
-        """The values of `columns`."""
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Batches of `columns` alone."""
         with self._opened() as file:
-            batches = file.iter_batches(ROWS, columns=list(columns))
-            yield from enumerate((row for batch in batches for row in arrow_rows(batch, columns, longest)), 1)
-
-    def values(self, columns: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        """The values of `columns`, of any type."""
-        with self._opened() as file:
-            batches = file.iter_batches(ROWS, columns=list(columns))
-            yield from enumerate((row for batch in batches for row in arrow_rows(batch, columns)), 1)
+            yield from file.iter_batches(ROWS, columns=list(columns))
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
@@ -280,7 +291,7 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def arrow_rows(
+def _arrow_rows(
     batch: pa.RecordBatch | pa.Table, columns: Sequence[str], longest: int | None = None
 ) -> Iterator[tuple[Any, ...]]:
     """The rows of a batch; a text may be cut once it is longer than `longest` bytes."""

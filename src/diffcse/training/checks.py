@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
 
 import torch
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
@@ -12,6 +11,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from diffcse.config import Config
 from diffcse.errors import UserError
 from diffcse.kernels.gradient_cache import require_repeatable_dropout
+from diffcse.persistence.load import positions
 from diffcse.training.networks import Networks
 
 
@@ -88,14 +88,6 @@ def check_positions(networks: Networks, config: Config) -> None:
         raise UserError("max_tokens", f"at most {most // 2} with what makes sentences longer", limit, "lower it")
     if limit > most:
         raise UserError("max_tokens", f"at most {most}, the positions of the networks", limit, "lower it")
-
-
-def positions(network: Any) -> int:
-    """The most tokens that a network can read; those of RoBERTa's kind keep the first positions for padding."""
-    for name, part in network.named_modules():
-        if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
-            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
-    return getattr(network.config, "max_position_embeddings", None) or 1 << 30
 
 
 def check_columns(columns: int, config: Config) -> None:

@@ -84,22 +84,30 @@ def load_networks(config: Config) -> Networks:
     tokenizer = model.tokenizer
     if settings.prompt:
         tokenizer = prompted(tokenizer, settings.prompt)
+    networks = networks_beside(model, tokenizer, pooler, config)
+    if settings.prompt:
+        networks.transformer.processor = tokenizer
+    return networks
+
+
+def networks_beside(model: SentenceTransformer, tokenizer: Any, pooler: Pooler, config: Config) -> Networks:
+    """An encoder with the generator and the teacher that the settings name.
+
+    Raises:
+        UserError: for a name that cannot be loaded, or a generator or teacher with another vocabulary.
+    """
+    settings = config.model
     if config.has_edits:
         check_tokenizer(tokenizer, settings.encoder)
     if config.has_generator:
         check_vocabulary(tokenizer, load_tokenizer(settings), settings)
-    teacher = load_teacher(config, tokenizer) if config.extensions.teacher else None
-    transformer = cast(Transformer, model[0])
-    if settings.prompt:
-        transformer.processor = tokenizer
-    backbone = transformer.model
     return Networks(
         model=model,
         pooler=pooler,
         tokenizer=tokenizer,
+        teacher=load_teacher(config, tokenizer) if config.extensions.teacher else None,
         generator=load_generator(settings) if config.has_generator else None,
-        unused_pooler=getattr(backbone, "pooler", None),
-        teacher=teacher,
+        unused_pooler=getattr(cast(Transformer, model[0]).model, "pooler", None),
     )
 
 

@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 
 from diffcse import distributed
@@ -25,14 +24,7 @@ from diffcse.settings import checked
 from diffcse.training.batches import Collator, Example
 from diffcse.training.build import build_model
 from diffcse.training.checks import check_columns, check_positions
-from diffcse.training.networks import (
-    Networks,
-    check_tokenizer,
-    check_vocabulary,
-    load_generator,
-    load_teacher,
-    load_tokenizer,
-)
+from diffcse.training.networks import networks_beside
 
 _NAME = "the SentenceTransformer"
 _TWO_LAYERS: tuple[Pooler, ...] = ("avg_top2", "avg_first_last")
@@ -68,7 +60,7 @@ class DiffCSELoss(nn.Module):
         super().__init__()
         model = checked("model", model, SentenceTransformer)
         self.config = _fitted(checked("config", config, Config | None) or build(), model)
-        self._networks = _networks(model, self.config)
+        self._networks = networks_beside(model, model.tokenizer, own_pooler(model), self.config)
         # Not `self.model`: the trainer takes what has that name for its own.
         self.training_module = build_model(self._networks, self.config)
         self._networks.restore_pooler()  # the trainer saves the model whenever it likes
@@ -138,23 +130,4 @@ def _fitted(config: Config, model: SentenceTransformer) -> Config:
         config,
         model=dataclasses.replace(config.model, encoder=_NAME, pooler=pooler),
         training=dataclasses.replace(config.training, max_tokens=limit),
-    )
-
-
-def _networks(model: SentenceTransformer, config: Config) -> Networks:
-    """What a run starts from, with the model's own Transformer in it."""
-    settings, tokenizer = config.model, model.tokenizer
-    generator = None
-    if config.has_edits:
-        check_tokenizer(tokenizer, settings.encoder)
-    if config.has_generator:
-        check_vocabulary(tokenizer, load_tokenizer(settings), settings)
-        generator = load_generator(settings)
-    return Networks(
-        model=model,
-        pooler=own_pooler(model),
-        tokenizer=tokenizer,
-        generator=generator,
-        unused_pooler=getattr(cast(Transformer, model[0]).model, "pooler", None),
-        teacher=load_teacher(config, tokenizer) if config.extensions.teacher else None,
     )
