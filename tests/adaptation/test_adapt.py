@@ -18,6 +18,7 @@ from diffcse.adaptation.blend import START, Blends, Form, copied
 from diffcse.adaptation.settings import AdaptSettings
 from diffcse.cli import app
 from diffcse.encoding.encode import Encoder
+from diffcse.encoding.prompts import resolve_prompt
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from diffcse.persistence.save import save_folder
@@ -65,6 +66,28 @@ def result(documents: Documents, tmp_path_factory: pytest.TempPathFactory) -> Ad
 
 def run(documents: Documents, output: Path, **changes: Any) -> AdaptResult:
     return adapt(documents, output, settings=replace(LEARNING, **changes))
+
+
+@pytest.mark.parametrize(
+    ("options", "query", "document"),
+    [
+        ({}, "looking for: ", ""),
+        ({"query_prompt": "query: ", "document_prompt": "passage: "}, "query: ", "passage: "),
+        ({"query_prompt": ""}, "", ""),
+    ],
+)
+def test_prompts_judge_and_are_saved(
+    documents: Documents, tmp_path: Path, options: dict[str, str], query: str, document: str, monkeypatch: Any
+) -> None:
+    start = load_encoder("bundled")
+    start.prompts = {"search_query": "looking for: "}
+    start.save(str(tmp_path / "start"))
+    seen, plain = set(), Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda *a, **k: (seen.add(k.get("prompt")), plain(*a, **k))[1])
+    result = run(documents, tmp_path / "model", encoder=str(tmp_path / "start"), steps=2, **options)
+    assert seen - {None} == {query, document}
+    saved = load_encoder(str(result.folder))
+    assert (resolve_prompt(saved, "query"), resolve_prompt(saved, "document")) == (query, document)
 
 
 def test_a_better_model_is_kept_and_everybody_can_load_it(result: AdaptResult) -> None:

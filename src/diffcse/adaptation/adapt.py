@@ -23,6 +23,7 @@ from diffcse.adaptation.settings import AUTO, AdaptSettings, usual_steps
 from diffcse.adaptation.verdict import Verdict, reach
 from diffcse.config import BUNDLED, MINILM, Config
 from diffcse.encoding.encode import Encoder, EncodeSettings
+from diffcse.encoding.prompts import set_prompt
 from diffcse.errors import Interrupted, UserError
 from diffcse.evaluation.beir import read_judged
 from diffcse.evaluation.judged import Row, compare_on, read_collections
@@ -190,13 +191,18 @@ def _look(output: Path, sources: Sources | Documents, settings: AdaptSettings, c
         names = ["documents"]
     else:
         names = [str(source) for source in as_names("sources", sources)]
-    return RunFolder.look(output, asdict(settings), names, [column] if column else None)
+    later: dict[str, Any] = {"query_prompt": None, "document_prompt": None}
+    return RunFolder.look(output, asdict(settings), names, [column] if column else None, defaults=later)
 
 
 def _start(settings: AdaptSettings) -> tuple[SentenceTransformer, AdaptSettings]:
     """The encoder to start from, and the settings with the learning rate that suits it."""
     start = load_encoder(settings.encoder)
     own_pooler(start, f"encoder {settings.encoder}")  # refuses what cannot be trained
+    if settings.query_prompt is not None:
+        set_prompt(start, "query", settings.query_prompt)
+    if settings.document_prompt is not None:
+        set_prompt(start, "document", settings.document_prompt)
     return start, replace(settings, learning_rate=settings.learning_rate or usual_rate(start))
 
 

@@ -34,6 +34,11 @@ class AdaptSettings(Checked):
     """Documents in a step: two spans of each."""
     max_tokens: int = 64
     """Longest span (tokens) in training."""
+    query_prompt: str | None = None
+    """Words in front of a query (E5: `query: `), also of the questions that choose and report; the saved model keeps
+    them as its prompt `query`. None: the encoder's own, if it has one; empty: none."""
+    document_prompt: str | None = None
+    """The same in front of a document (E5: `passage: `)."""
     read_tokens: int = 128
     """Longest document (tokens) when documents are encoded to be found; never more than the model's own limit."""
     span_sentences: int = 3

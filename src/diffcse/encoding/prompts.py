@@ -45,13 +45,30 @@ def resolve_prompt(
     return _of_role(prompts, role)
 
 
+def set_prompt(model: SentenceTransformer, role: Role, words: str) -> None:
+    """Give a model its prompt for a role, in place of those that it has for it; it is saved with the model.
+
+    Args:
+        model: changed in place.
+        role: query or document.
+        words: in front of each text; empty for none.
+    """
+    for name in [name for name in model.prompts if _is_for(name, role)]:
+        del model.prompts[name]
+    model.prompts[_NAMES[role][0]] = words
+
+
 def _of_role(prompts: dict[str, str], role: Role) -> str:
     for usual in _NAMES[role]:
         if usual in prompts:
             return prompts[usual]
-    # Longer names such as `search_query`, `s2p_query` or `retrieval.passage`.
-    longer = [key for key in prompts if re.split(r"[^a-z0-9]", key.lower())[-1] in _NAMES[role]]
+    longer = [key for key in prompts if _is_for(key, role)]
     if len({prompts[key] for key in longer}) > 1:
         do = f"choose one of {', '.join(longer)} (--prompt-name)"
         raise UserError(f"the prompt for a {role}", "named where the model has several", "no name", do)
     return prompts[longer[0]] if longer else ""
+
+
+def _is_for(name: str, role: Role) -> bool:
+    # `query` itself and longer names such as `search_query`, `s2p_query` or `retrieval.passage`.
+    return re.split(r"[^a-z0-9]", name.lower())[-1] in _NAMES[role]
