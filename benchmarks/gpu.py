@@ -94,7 +94,7 @@ class Bench:
             if other is not None:
                 bare = (without_pooler(network) for network in (encoder, other))
                 return Plain(*bare, generator, config).train()
-            free = config.training.padding_free
+            free = config.training.padding_free is not False
             edit = MlmEdit(generator, config.edits, cls_id=CLS, pad_id=0, padding_free=free)
             return DiffCSEModel(encoder, edit, config).train()
 

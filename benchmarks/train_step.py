@@ -242,7 +242,7 @@ def ours(size: Size, fidelity: str, rows_at_once: int = 0) -> tuple[nn.Module, t
     torch.set_flush_denormal(True)
     config = build(fidelity=fidelity, rows_at_once=rows_at_once)
     encoder, generator = BertModel(size.bert(size.layers)), BertForMaskedLM(size.bert(size.generator_layers))
-    edit = MlmEdit(generator, config.edits, cls_id=CLS, pad_id=0, padding_free=config.training.padding_free)
+    edit = MlmEdit(generator, config.edits, cls_id=CLS, pad_id=0, padding_free=True)
     model = DiffCSEModel(encoder, edit, config)
     trained = [p for p in model.parameters() if p.requires_grad]
     return model, torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.0, fused=True)

@@ -71,8 +71,10 @@ def test_every_field_says_what_it_is(cls: Any) -> None:
 @pytest.mark.parametrize("cls", [*SECTIONS.values(), PretrainConfig, CooccurConfig])
 def test_every_field_refuses_what_is_not_of_its_kind(cls: Any) -> None:
     for field in dataclasses.fields(cls):
-        odd: list[object] = [None, [], {}, b"x", object(), 1j]
-        if isinstance(field.default, bool):
+        odd: list[object] = [[], {}, b"x", object(), 1j]
+        if field.default is not None:
+            odd.append(None)
+        if isinstance(field.default, bool | None):
             odd += [1, "yes"]
         elif isinstance(field.default, int):
             odd += [2**63, -(2**63), 10**9000, 1.5, "1", True]

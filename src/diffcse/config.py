@@ -219,9 +219,10 @@ class TrainingConfig(Checked):
     (Ampere and later), fp32 elsewhere."""
     seed: int = 42
     """Seed of initialisation, order, dropout, masks and samples."""
-    padding_free: bool = True
+    padding_free: bool | None = None
     """Compute nothing for padding where the networks' attention allows it; the same numbers to rounding, dropout aside.
-    With rtd_average padded the discriminator keeps its padding: what it says there enters the loss."""
+    With rtd_average padded the discriminator keeps its padding: what it says there enters the loss. Not given: yes, but
+    on a CUDA GPU with max_tokens of at most 32 no, because there it is slower (docs/performance.md)."""
     rows_at_once: int = 0
     """Sentences (views counted) that go through a network at once; the encoder's activations are recomputed in the
     backward pass. A large batch then needs the memory of a small one (gradient caching; Gao et al., 2021). 0: all."""

@@ -166,7 +166,7 @@ def test_the_discriminator_says_the_same_at_padding(family, padding_id, lengths)
 def step(family: str, fidelity: str, pooler: str = "cls", checkpointed: bool = False, **training: Any) -> DiffCSEModel:
     """A model after one forward and backward pass without dropout, its output in `last`."""
     config = build(fidelity=fidelity, pooler=pooler, projector="bn", generator_dropout=False, **training)
-    free = config.training.padding_free
+    free = config.training.padding_free is not False
     edit = MlmEdit(tiny.mlm(family), config.edits, cls_id=2, pad_id=0, padding_free=free)
     torch.manual_seed(0)
     model = DiffCSEModel(tiny.encoder(family, dropout=0.0), edit, config).train()

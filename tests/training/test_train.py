@@ -22,7 +22,7 @@ from diffcse.persistence.load import positions
 from diffcse.presets import build
 from diffcse.text.dataset import read_texts
 from diffcse.training.build import steps_of
-from diffcse.training.checks import settle_precision
+from diffcse.training.checks import settle_machine
 from diffcse.training.criteria import label_free
 from diffcse.training.networks import load_networks
 from diffcse.training.run_folder import RunFolder
@@ -365,7 +365,7 @@ def test_a_run_of_another_length_is_not_resumed(place: Path, tmp_path: Path) -> 
 
 def test_other_text_is_not_resumed_on(place: Path, tmp_path: Path) -> None:
     networks = {"encoder": str(place / "encoder-exact"), "generator": str(place / "generator-exact")}
-    config = settle_precision(build(**networks, batch_size=8, max_steps=2))
+    config = settle_machine(build(**networks, batch_size=8, max_steps=2))
     text = tiny.write_sentences(tmp_path / "t.txt", 32)
     run = RunFolder.look(tmp_path / "m", config.as_dict(), [str(text)])
     run.claim(read_texts([text], cache_dir=tmp_path / "c")[0])

@@ -45,7 +45,7 @@ def _options(title: str, cls: type[Any]) -> list[inspect.Parameter]:
     options = []
     for field in fields(cls):
         flag = field.name.replace("_", "-")
-        declared = f"--{flag}/--no-{flag}" if hints[field.name] is bool else f"--{flag}"
+        declared = f"--{flag}/--no-{flag}" if hints[field.name] in (bool, bool | None) else f"--{flag}"
         default = "" if field.default in (MISSING, None) else f" Default: {field.default}."
         option = typer.Option(declared, help=docs[field.name] + default, rich_help_panel=title)
         hint: Any = hints[field.name]

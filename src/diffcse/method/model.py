@@ -91,10 +91,10 @@ class DiffCSEModel(nn.Module):
         self.settings = config.objective
         # A plain backbone has no pooling of its own; a SentenceTransformer's has been put into the settings by now.
         self.pooler: Pooler = "cls" if config.model.pooler == "auto" else config.model.pooler
-        self.rows_at_once, padding_free = config.training.rows_at_once, config.training.padding_free
+        self.rows_at_once = config.training.rows_at_once
+        self.padding_free = config.training.padding_free is not False  # not decided: as on a CPU
         packing.require_attention_dropout(encoder)  # the discriminator is a copy
         self.encoder = without_pooler(encoder)
-        self.padding_free = padding_free
         self.dense = dense
         self.width = int(encoder.config.hidden_size) if dense is None else dense.width
         self.projector = pooling.build_projector(config.model.projector, self.width)
@@ -123,7 +123,7 @@ class DiffCSEModel(nn.Module):
             backbone,
             self.predictor.head(backbone),
             sentence_size=self.width,
-            padding_free=config.training.padding_free,
+            padding_free=self.padding_free,
             padding_asked=everywhere,
         )
 

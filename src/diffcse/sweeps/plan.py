@@ -32,7 +32,7 @@ from diffcse.sweeps.results import Results
 from diffcse.text.dataset import choose_columns
 from diffcse.text.sources import find_sources
 from diffcse.text.standard_input import STDIN
-from diffcse.training.checks import settle_precision
+from diffcse.training.checks import settle_machine
 from diffcse.training.run_folder import is_finished
 
 Settings = dict[str, Any]
@@ -148,10 +148,8 @@ def named_as_begun(runs: Sequence[Run], folder: Path) -> list[Run]:
         with contextlib.suppress(UserError):  # a setting that is no more, or a rule of today: none of these runs
             sections = read_json(path, what=str(path), do="remove the run's folder")["settings"]
             config = build(**{name: value for fields in sections.values() for name, value in fields.items()})
-            begun[path.parent.name] = settle_precision(config)
-    older = {
-        run.name: [name for name, config in begun.items() if config == settle_precision(run.config)] for run in runs
-    }
+            begun[path.parent.name] = settle_machine(config)
+    older = {run.name: [name for name, config in begun.items() if config == settle_machine(run.config)] for run in runs}
     return [
         run if run.name in begun or not older[run.name] else dataclasses.replace(run, name=older[run.name][0])
         for run in runs
@@ -312,6 +310,6 @@ def as_toml(config: Config) -> str:
     lines = []
     for section, values in config.as_dict().items():
         lines.append(f"[{section}]")
-        # JSON's strings, numbers and booleans are TOML's too.
-        lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+        # JSON's strings, numbers and booleans are TOML's too. TOML has no null: what is open is left out.
+        lines += [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
     return "\n".join(lines) + "\n"

@@ -38,7 +38,7 @@ from diffcse.sweeps.estimate import estimate
 from diffcse.sweeps.reproduce_settings import REPRODUCED, TEXT, ReproduceSettings
 from diffcse.text.dataset import ReadReport, read_texts
 from diffcse.text.docstrings import collect
-from diffcse.training.checks import check_size, launched, settle_precision
+from diffcse.training.checks import check_size, launched, settle_machine
 from diffcse.training.criteria import Criterion
 from diffcse.training.run_folder import is_finished
 from diffcse.training.train import train
@@ -158,7 +158,7 @@ def check_output(output: Path, configs: Sequence[Config], text: Path) -> None:
         except FileNotFoundError:
             continue
         fields = {name: value for section in about.get("settings", {}).values() for name, value in section.items()}
-        if build(**fields) != settle_precision(config) or about.get("sources") != [str(text)]:
+        if build(**fields) != settle_machine(config) or about.get("sources") != [str(text)]:
             raise UserError(str(folder), "a run of these settings on this text", "one of others", do)
 
 

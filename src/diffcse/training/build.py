@@ -33,7 +33,7 @@ def build_model(networks: Networks, config: Config) -> DiffCSEModel:
     tokenizer, edit = networks.tokenizer, None
     if config.has_edits:
         ids = {"cls_id": tokenizer.cls_token_id, "pad_id": tokenizer.pad_token_id}
-        edit = MlmEdit(networks.generator, config.edits, **ids, padding_free=config.training.padding_free)
+        edit = MlmEdit(networks.generator, config.edits, **ids, padding_free=config.training.padding_free is not False)
     model = DiffCSEModel(networks.transformer.model, edit, config, networks.teacher, networks.dense)
     if config.training.gradient_checkpointing:
         model.checkpoint_layers()

@@ -8,11 +8,13 @@ from dataclasses import replace
 import torch
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
-from diffcse.config import Config
+from diffcse.config import Config, TrainingConfig
 from diffcse.errors import UserError
 from diffcse.kernels.gradient_cache import require_repeatable_dropout
 from diffcse.persistence.load import positions
 from diffcse.training.networks import Networks
+
+_SHORT = 32  # tokens: the length that benchmarks/gpu.py measures
 
 
 def check_machine(config: Config) -> None:
@@ -22,11 +24,19 @@ def check_machine(config: Config) -> None:
     check_loggers(config.training.report_to)
 
 
-def settle_precision(config: Config) -> Config:
-    """The settings with the precision that `auto` means on this machine, so that a run's record says what it was."""
-    if config.training.precision != "auto":
-        return config
-    return replace(config, training=replace(config.training, precision="bf16" if has_bf16() else "fp32"))
+def settle_machine(config: Config) -> Config:
+    """The settings with what depends on this machine decided, so that a run's record says what it was."""
+    settings = config.training
+    if settings.precision == "auto":
+        settings = replace(settings, precision="bf16" if has_bf16() else "fp32")
+    return replace(config, training=settle_padding(settings, on_gpu=torch.cuda.is_available()))
+
+
+def settle_padding(settings: TrainingConfig, *, on_gpu: bool) -> TrainingConfig:
+    """The settings with `padding_free` decided: short rows give a GPU too little work to hide the start of kernels."""
+    if settings.padding_free is not None:
+        return settings
+    return replace(settings, padding_free=not on_gpu or settings.max_tokens > _SHORT)
 
 
 def has_bf16() -> bool:

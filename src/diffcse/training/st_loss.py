@@ -23,7 +23,7 @@ from diffcse.presets import build
 from diffcse.settings import checked
 from diffcse.training.batches import Collator, Example
 from diffcse.training.build import build_model
-from diffcse.training.checks import check_columns, check_positions
+from diffcse.training.checks import check_columns, check_positions, settle_padding
 from diffcse.training.networks import networks_beside
 
 _NAME = "the SentenceTransformer"
@@ -126,8 +126,9 @@ def _fitted(config: Config, model: SentenceTransformer) -> Config:
         raise UserError("view", "another than neighbours in DiffCSELoss, which sees no documents", "neighbours", do)
     pooler = own_pooler(model)
     limit = min(model.max_seq_length or config.training.max_tokens, model.tokenizer.model_max_length)
+    training = dataclasses.replace(config.training, max_tokens=limit)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, encoder=_NAME, pooler=pooler),
-        training=dataclasses.replace(config.training, max_tokens=limit),
+        training=settle_padding(training, on_gpu=model.device.type == "cuda"),
     )

@@ -21,7 +21,7 @@ from diffcse.settings import as_path, checked
 from diffcse.text.dataset import ReadReport
 from diffcse.training.averages import swap
 from diffcse.training.build import build_model, build_trainer, keep_weights, steps_of
-from diffcse.training.checks import check_machine, check_positions, check_size, settle_precision
+from diffcse.training.checks import check_machine, check_positions, check_size, settle_machine
 from diffcse.training.criteria import Criterion, choose_criterion
 from diffcse.training.keep_weights import KeepWeights, Kept
 from diffcse.training.networks import Networks, load_networks
@@ -83,7 +83,7 @@ def train(
         NonFiniteLoss: for a loss that is not a number, before the optimiser step.
     """
     began, output = time.perf_counter(), as_path("output", output)
-    config = settle_precision(checked("config", config, Config))
+    config = settle_machine(checked("config", config, Config))
     criterion, text = checked("criterion", criterion, Criterion | None), Text.of(sources, columns, config)
     cache_dir = None if cache_dir is None else as_path("cache_dir", cache_dir)
     check_machine(config)
