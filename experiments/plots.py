@@ -55,9 +55,14 @@ def drawn(results: list[dict[str, Any]]) -> Figure:
         axis.tick_params(labelsize=8)
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0].set_yticks(range(len(names)), map(short, names), fontsize=8)
     figure.supxlabel("Spearman x100", fontsize=9)
     return figure
+
+
+def short(run: str) -> str:
+    """The name of a setting for a legend."""
+    return run.removeprefix("objective ").replace("learning_rate", "rate").replace("_weight", "")
 
 
 PANELS = {
@@ -79,11 +84,12 @@ def curves(results: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     axes = figure.subplots(2, 3)
     runs = [row for row in results if "curves" in row]
+    colours = matplotlib.colormaps["tab10" if len(runs) <= 10 else "tab20"].colors
     for axis, (term, title) in zip(axes.flat, PANELS.items(), strict=True):
         for number, row in enumerate(runs):
             steps = row["curves"][term]
             if steps:
-                axis.plot(*zip(*steps, strict=True), color=f"C{number}", marker=".", label=row["run"])
+                axis.plot(*zip(*steps, strict=True), color=colours[number], marker=".", label=short(row["run"]))
         axis.set_title(title, fontsize=10)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)

@@ -1,6 +1,7 @@
 """The start of experiments/proof.toml, before it is pretrained: the lower layers of all-MiniLM-L6-v2, some made new.
 
-python experiments/start.py runs/lower4r2        # four layers, of which the third and the fourth are random again
+python experiments/start.py runs/six --layers 6 --fresh 0     # all six layers
+python experiments/start.py runs/lower4r2                     # four, of which the third and the fourth are random again
 
 Needs the extra `minilm`. The sentence training that the published model had sits mostly in the upper layers.
 """
