@@ -44,7 +44,8 @@ def test_every_list_of_strings_is_sentences(model):
 
 @pytest.mark.parametrize("kind", BAD)
 def test_what_is_no_sentence_is_refused_by_every_method(model, kind):
-    methods = [model.encode, model.encode_query, model.encode_document, lambda x: model.similarity("a", x)]
+    methods = [model.encode, model.encode_query, model.encode_document]
+    methods += [lambda x: model.similarity("a", x), lambda x: model.similarity(x, "a")]
     model.build_index(TEXTS)
     methods += [model.search, *([] if kind == "path" else [model.build_index])]
     for method in methods:
@@ -94,6 +95,7 @@ def test_every_argument_is_refused_in_one_line(call, value, tmp_path, monkeypatc
     [
         ("batch_size", 0, "batch_size must be at least 1; got 0"),
         ("batch_size", "64", "batch_size must be a whole number; got '64'"),
+        ("max_length", 0, "max_length must be at least 1; got 0"),
         ("max_length", 2.0, r"max_length must be a whole number; got 2\.0"),
         ("keepdim", "yes", "keepdim must be true or false; got 'yes'"),
         ("prompt", 3, "prompt must be text; got 3"),
@@ -104,7 +106,9 @@ def test_numbers_and_switches_of_encode(model, name, value, match):
         model.encode("the cat", **{name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), [("threshold", float("nan")), ("threshold", "0.5"), ("top_k", None)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("threshold", float("nan")), ("threshold", "0.5"), ("top_k", None), ("top_k", 0)]
+)
 def test_numbers_of_search(model, name, value):
     model.build_index(TEXTS)
     with pytest.raises(UserError, match=f"{name} must be"):

@@ -26,7 +26,7 @@ from diffcse.resources import bundled
 from diffcse.text.documents import Documents, documents_of
 from diffcse.training.fingerprint import fingerprint
 from tests import tiny
-from tests.killing import Killed
+from tests.killing import Killed, killed_at
 
 LEARNING = AdaptSettings(
     encoder="bundled",
@@ -164,11 +164,8 @@ def test_a_start_with_dense_keeps_it_below_the_lexical_map(documents: Documents,
 def test_killed_after_training_it_resumes_with_the_same_bits(
     result: AdaptResult, documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def killed(*_: object, **__: object) -> None:
-        raise Killed
-
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(module, where, killed)
+        patch.setattr(module, where, killed_at(getattr(module, where)))
         run(documents, tmp_path / "m")
     resumed = run(documents, tmp_path / "m")
     assert fingerprint(tmp_path / "m").weights == fingerprint(result.folder).weights
@@ -177,14 +174,10 @@ def test_killed_after_training_it_resumes_with_the_same_bits(
 
 def test_the_documents_become_searchable(documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the run is killed between the index and its end."""
-
-    def killed(*_: object, **__: object) -> None:
-        raise Killed
-
     settings = replace(LEARNING, steps=1)
     how: dict[str, Any] = {"settings": settings, "index": tmp_path / "index"}
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(module.RunFolder, "mark_finished", killed)
+        patch.setattr(module.RunFolder, "mark_finished", killed_at(module.RunFolder.mark_finished))
         adapt(documents, tmp_path / "m", **how)
     adapt(documents, tmp_path / "m", **how)
     text = documents.dataset[7]["sentences"]
@@ -247,11 +240,8 @@ def test_judged_queries_about_the_documents_themselves(tmp_path: Path) -> None:
 
 
 def test_other_documents_do_not_resume(documents: Documents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: object, **__: object) -> None:
-        raise Killed
-
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(module, "_verdict", killed)
+        patch.setattr(module, "_verdict", killed_at(module._verdict))
         run(documents, tmp_path / "m", steps=1)
     others = documents_of(texts(200), cache_dir=tmp_path)
     with pytest.raises(UserError, match="an interrupted run on this text; got one on other text"):

@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass
 
 import typer
+from typer.testing import CliRunner, Result
 
 from diffcse.cli import app, ends
 
@@ -27,3 +28,8 @@ def diffcse(*arguments: object) -> Ended:
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = ends.run(COMMAND, [str(argument) for argument in arguments])
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+def invoke(*arguments: object) -> Result:
+    """Run `diffcse ARGUMENTS` up to where it ends; what the verb raises comes through as it is."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)

@@ -4,17 +4,12 @@ import json
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from diffcse import DiffCSE
-from diffcse.cli.encode import encode
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from tests import tiny
-
-app = typer.Typer()
-app.command()(encode)
+from tests.cli.command import invoke
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +29,7 @@ def text(tmp_path):
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    return invoke("encode", *arguments)
 
 
 def test_graphs_give_the_vectors_of_the_model(tmp_path, folder, text):

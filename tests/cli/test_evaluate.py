@@ -6,22 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from huggingface_hub import ModelCard
 from scipy.stats import spearmanr
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from diffcse.cli.evaluate import evaluate
 from diffcse.encoding.encode import Encoder
 from diffcse.errors import UserError
 from diffcse.evaluation.senteval import read_tasks
 from diffcse.evaluation.transfer import FOLDS
 from diffcse.persistence.load import load_encoder
 from tests import tiny
+from tests.cli.command import invoke
 from tests.evaluation.layout import Layout
-
-app = typer.Typer()
-app.command()(evaluate)
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +42,14 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: object) -> Result:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    done = invoke("evaluate", *arguments)
     assert done.exit_code == 0, done.output
     return done
 
 
 def refused(match: str, *arguments: object) -> None:
     with pytest.raises(UserError, match=match):
-        CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+        invoke("evaluate", *arguments)
 
 
 def test_the_table_and_the_json(data: Path, model: str, tmp_path: Path) -> None:

@@ -11,10 +11,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from diffcse.cli.encode import encode
 from diffcse.encoding import ray_workers
 from diffcse.encoding.bulk import BulkSettings, encode_file
 from diffcse.encoding.encode import EncodeSettings
@@ -23,6 +20,7 @@ from diffcse.persistence.load import load_encoder
 from diffcse.search.build import StoredParts, index_text
 from diffcse.search.index import SentenceIndex
 from tests import tiny
+from tests.cli.command import invoke
 from tests.killing import Killed
 
 SETTINGS = BulkSettings(encoding=EncodeSettings(normalize=True, chunk_sentences=5))
@@ -126,10 +124,8 @@ def test_a_workers_fault_is_one_line(tmp_path, ray, folder, text, monkeypatch):
 
 
 def test_command_line(tmp_path, ray, folder, text):
-    app = typer.Typer()
-    app.command()(encode)
     options = ["--model", folder, "--engine", "ray", "--workers", "1", "--dtype", "float16"]
-    done = CliRunner().invoke(app, [str(text), "-o", str(tmp_path / "out"), *options], catch_exceptions=False)
+    done = invoke("encode", text, "-o", tmp_path / "out", *options)
     assert done.exit_code == 0
     assert "305 texts; 1 blank; replaced bytes that are not UTF-8 in 1" in done.stderr
     ours = np.array(pq.read_table(tmp_path / "out")["vector"].to_pylist())

@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from diffcse.cli.data import app
 from diffcse.errors import UserError
 from diffcse.evaluation import fetch as fetching
 from diffcse.evaluation.senteval import read_tasks
 from diffcse.evaluation.tasks import ALL_TASKS
+from tests.cli.command import invoke
 from tests.evaluation.layout import Layout
 from tests.evaluation.server import Hub, serving
 
@@ -75,7 +75,7 @@ def with_member(name: str, content: bytes = b"", **changes: object) -> bytes:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    return invoke("data", *arguments)
 
 
 def files(folder: Path) -> set[str]:

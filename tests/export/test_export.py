@@ -6,12 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-from typer.testing import CliRunner
 
-from diffcse.cli.export import export as verb
 from diffcse.encoding.backends import input_names, open_graph
 from diffcse.encoding.encode import Encoder, EncodeSettings
 from diffcse.errors import MissingExtra, UserError
@@ -19,6 +16,7 @@ from diffcse.export import export as exporting
 from diffcse.export.graphs import TOOLS
 from diffcse.persistence.load import load_encoder
 from tests import tiny
+from tests.cli.command import invoke
 from tests.killing import Killed, killed_at
 
 INSTALLED = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino", "nncf")}
@@ -223,9 +221,7 @@ def test_what_is_not_there_is_refused(tmp_path, backend, precision, match):
 
 
 def run(*arguments):
-    app = typer.Typer()
-    app.command()(verb)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    return invoke("export", *arguments)
 
 
 def test_command_line(tmp_path):

@@ -4,21 +4,14 @@ import json
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from diffcse.cli.mine import mine
 from diffcse.errors import UserError
 from diffcse.persistence.load import load_encoder
 from diffcse.text.dataset import read_texts
 from tests import tiny
+from tests.cli.command import invoke
 
 PAIRS = [(tiny.SENTENCES[row], tiny.SENTENCES[(row + 3) % 8]) for row in range(8)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny.save(tiny.encoder(), tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -29,9 +22,7 @@ def pairs(tmp_path):
 
 
 def run(*arguments):
-    app = typer.Typer()
-    app.command()(mine)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    return invoke("mine", *arguments)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

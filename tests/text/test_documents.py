@@ -1,21 +1,17 @@
 from __future__ import annotations
 
-import gzip
-import io
-import json
 import os
 import random
 import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from diffcse.errors import UserError
 from diffcse.text import documents as module
 from diffcse.text.documents import DocumentCounts, Documents, documents_of, read_documents
+from tests.text.tables import write_table
 
 FIRST = "The first sentence is here. The second one follows it."
 SENTENCES = ["The first sentence is here.", "The second one follows it."]
@@ -28,24 +24,6 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def table(path: Path) -> None:
-    """ROWS in the format of the file's name."""
-    records = [dict(zip(ROWS, row, strict=True)) for row in zip(*ROWS.values(), strict=True)]
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    if kind == "parquet":
-        buffer = io.BytesIO()
-        pq.write_table(pa.table(ROWS), buffer)
-        content = buffer.getvalue()
-    elif kind == "jsonl":
-        content = "".join(json.dumps(record) + "\n" for record in records).encode()
-    elif kind == "json":
-        content = json.dumps({"data": records}).encode()
-    else:
-        mark = {"csv": ",", "tsv": "\t"}[kind]
-        content = "\n".join(mark.join(row) for row in [list(ROWS), *map(dict.values, records)]).encode()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
 def texts(documents: Documents) -> list[list[str]]:
     return documents.dataset["sentences"][:]
 
@@ -55,7 +33,7 @@ def texts(documents: Documents) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.json", "t.parquet", "t.jsonl.gz", "t.parquet.gz"])
 def test_a_row_is_a_document_with_its_title_taken_off_the_text(tmp_path: Path, cache: Path, name: str) -> None:
-    table(tmp_path / name)
+    write_table(tmp_path / name, ROWS)
     documents = read_documents(tmp_path / name, cache_dir=cache)
     assert texts(documents) == [SENTENCES, ["Another document has other words.", "It ends with this one."]]
     assert documents.dataset["title"][:] == ["On firsts", "On others"]

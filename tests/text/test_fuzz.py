@@ -6,13 +6,10 @@ In the suite the same few inputs are tried each time. By hand, for as long as yo
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
 import json
 import logging
-import lzma
 import os
 import tempfile
 from collections.abc import Callable
@@ -21,7 +18,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +30,7 @@ from diffcse.text.markup import prose_of
 from diffcse.text.prose import Block
 from diffcse.text.sentences import split_sentences
 from diffcse.text.stream import open_texts
+from tests.text.tables import PACKINGS
 
 BY_HAND = int(os.environ.get("DIFFCSE_FUZZ", "0"))
 
@@ -53,13 +50,6 @@ def no_notes_of_headers() -> None:
     logging.getLogger("diffcse.text.tables").setLevel(logging.ERROR)
 
 
-PACKINGS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lambda content: lzma.compress(content, preset=0),
-    ".zst": zstandard.compress,
-}
 ENDS = st.sampled_from(list(PACKINGS))
 ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), min_size=1, max_size=30).filter(

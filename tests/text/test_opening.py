@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import lzma
 import sys
 from collections.abc import Callable
@@ -19,14 +17,8 @@ from diffcse.evaluation.pairs import read_pairs
 from diffcse.text.dataset import read_texts
 from diffcse.text.documents import read_documents
 from diffcse.text.stream import open_texts
+from tests.text.tables import PACKINGS
 
-PACKINGS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": zstandard.compress,
-}
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be-marked", "utf-32-be-marked"]
 LINES = ["Über den Dächern ist es kühl.", "猫は静かに眠る。", "A third 😀 one."]
 TABLE = "a,b,score\n" + "".join(f"{line},{line} Again.,{i}\n" for i, line in enumerate(LINES))
