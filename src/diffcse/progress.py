@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
@@ -37,18 +35,17 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def make_bar(console: Console, *, unit: Literal["rows", "bytes"] = "rows", figures: bool = False) -> Progress:
+def make_bar(console: Console, *, figures: bool = False) -> Progress:
     """A bar; shows nothing in a file or a pipe, and vanishes at its end unless it ends with figures.
 
     Args:
         console: where to show it.
-        unit: what is counted.
         figures: show the task's field `figures` after the time left.
     """
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        DownloadColumn() if unit == "bytes" else MofNCompleteColumn(),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -68,14 +65,11 @@ class Counter:
         console: where to show it; None shows nothing.
         what: words in front of the bar.
         total: how many there are; None where that is not known.
-        unit: what is counted.
     """
 
-    def __init__(
-        self, console: Console | None, what: str, total: int | None = None, unit: Literal["rows", "bytes"] = "rows"
-    ) -> None:
+    def __init__(self, console: Console | None, what: str, total: int | None = None) -> None:
         self.console, self.what, self.total, self.done = console, what, total, 0
-        self.bar = None if console is None else make_bar(console, unit=unit)
+        self.bar = None if console is None else make_bar(console)
 
     def __call__(self, done: int, total: int | None = None) -> None:
         """Show that `done` are done, of `total` if that is known only now."""
@@ -112,15 +106,13 @@ class Counter:
 
 
 @contextmanager
-def counting(
-    console: Console | None, what: str, total: int | None = None, unit: Literal["rows", "bytes"] = "rows"
-) -> Iterator[Counter]:
+def counting(console: Console | None, what: str, total: int | None = None) -> Iterator[Counter]:
     """A `Counter` for the length of a block.
 
     Raises:
         KeyboardInterrupt: the one that ended the block, with how far the work was.
     """
-    counter = Counter(console, what, total, unit)
+    counter = Counter(console, what, total)
     try:
         yield counter
     except KeyboardInterrupt:

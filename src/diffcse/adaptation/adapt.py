@@ -250,7 +250,6 @@ def _verdict(blends: Blends, parts: Parts, settings: AdaptSettings, console: Con
     """Choose a form on one half of the held-out documents, compare it with the start on the other."""
 
     def show(form: Form) -> None:
-        """Say which form is measured next."""
         _say(console, f"measuring {form.words()}")
 
     _say(console, f"choosing on {len(parts.choosing):,} held-out documents")

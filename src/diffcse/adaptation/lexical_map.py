@@ -91,7 +91,6 @@ def fit(
     total = len(texts) + len(questions) + _STEPS
 
     def show(done: int) -> None:
-        """Tell the caller how far it is, if it asked."""
         if on_progress is not None:
             on_progress(done, total)
 

@@ -15,7 +15,7 @@ from diffcse.adaptation.settings import AdaptSettings
 from diffcse.adaptation.verdict import Hit, Search, Verdict
 from diffcse.evaluation.judged import Row
 from diffcse.evaluation.retrieval import RetrievalScores
-from diffcse.evaluation.statistics import Paired, bootstrap
+from diffcse.evaluation.statistics import bootstrap
 from diffcse.files import json_bytes
 from diffcse.persistence import card
 from diffcse.reports import page as html
@@ -50,7 +50,7 @@ class Report:
 
     def tables(self) -> list[Table]:
         """The main table, and that of judged queries where there are any."""
-        return [self._main(), *([self._judged()] if self.judged else [])]
+        return [self._main(), *([retrieval_table(self.judged, first="start")] if self.judged else [])]
 
     def files(self, training: Path) -> dict[str, bytes]:
         """Content of the files next to the model, by name.
@@ -82,6 +82,7 @@ class Report:
 
     def _main(self) -> Table:
         verdict = self.verdict
+        same = f"{verdict.adapted.agreement:.0%}"
         rows = [TableRow(cells=(name, *_cells(scores, None))) for name, scores in verdict.lexical.items()]
         for name, candidate, is_kept in (
             ("start", verdict.start, not verdict.kept),
@@ -93,15 +94,11 @@ class Report:
             title=f"Questions from {verdict.documents:,} documents that were not trained on, x 100",
             columns=_COLUMNS,
             rows=rows,
-            notes=(_HOW_TO_READ, *self._changes()),
+            notes=(
+                _HOW_TO_READ,
+                f"Of the ten documents nearest to a document by the start, {same} are so by the adapted model too.",
+            ),
         )
-
-    def _changes(self) -> list[str]:
-        """How far the adapted model is from its start."""
-        agreement = f"{self.verdict.adapted.agreement:.0%}"
-        return [
-            f"Of the ten documents nearest to a document by the start, {agreement} are so by the adapted model too."
-        ]
 
     def _choosing(self) -> Table:
         rows = []
@@ -116,17 +113,14 @@ class Report:
             folded=True,
         )
 
-    def _judged(self) -> Table:
-        return retrieval_table(self.judged, first="start")
-
     def _html(self, training_folder: Path) -> bytes:
-        verdict = self.verdict
+        verdict, curves = self.verdict, html.Figures(pictures=training(read_runs([training_folder])))
         sections = [
             html.Section(title="Is it better?", blocks=(verdict.words(), *self.tables(), self._choosing())),
             html.Section(title="Searches that changed most", blocks=tuple(map(_side_by_side, verdict.searches)))
             if verdict.searches
             else html.Section(title="Searches", blocks=("No search found its document at another rank.",)),
-            html.Section(title="Training", blocks=_curves(training_folder)),
+            html.Section(title="Training", blocks=(curves,)),
             html.Section(title="Documents", blocks=self.notes),
         ]
         start = card.publishable(self.settings.encoder)
@@ -150,17 +144,13 @@ def _cells(scores: Mapping[str, RetrievalScores], candidate: Candidate | None) -
     mean = bootstrap(sentence.per_query["mrr"])
     against = [""] * 2
     if candidate is not None and candidate.form != START:
-        against = [_difference(candidate.against_start[kind]) for kind in (SENTENCE, KEYWORDS)]
+        against = [candidate.against_start[kind].words() for kind in (SENTENCE, KEYWORDS)]
     interval = f"[{_one(mean.low)}, {_one(mean.high)}]"
     return _one(sentence.mrr), interval, _one(sentence.recall_at_10), against[0], _one(keywords.mrr), against[1]
 
 
 def _one(value: float) -> str:
     return f"{100 * value:.1f}"
-
-
-def _difference(of: Paired) -> str:
-    return f"{100 * of.difference:+.1f} [{100 * of.low:+.1f}, {100 * of.high:+.1f}]"
 
 
 def _side_by_side(search: Search) -> html.SideBySide:
@@ -174,10 +164,6 @@ def _side_by_side(search: Search) -> html.SideBySide:
 def _hit(hit: Hit) -> html.Hit:
     text = textwrap.shorten(hit.text, 300, placeholder=" …")
     return html.Hit(text=text, mark=f"{hit.cosine:.2f}", highlight=hit.right)
-
-
-def _curves(folder: Path) -> tuple[html.Figures, ...]:
-    return (html.Figures(pictures=training(read_runs([folder]))),)
 
 
 def _plain(candidate: Candidate) -> dict[str, Any]:

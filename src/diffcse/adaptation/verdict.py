@@ -79,19 +79,14 @@ class Verdict:
 
     def words(self) -> str:
         """The decision in a sentence."""
-        bounds = _interval(self.adapted.against_start[SENTENCE])
+        bounds = self.adapted.against_start[SENTENCE].words()
         if self.kept:
-            all_of_them = _interval(self.together[SENTENCE])
             return (
                 f"kept: the adapted model ({self.chosen.form.words()}), {bounds} MRR over the start; "
-                f"{all_of_them} on all held-out documents"
+                f"{self.together[SENTENCE].words()} on all held-out documents"
             )
         why = "on the documents that choose" if not self.chosen.better else "on all held-out documents"
         return f"kept: the start; training did not show a gain {why} ({bounds} MRR on the documents that report)"
-
-
-def _interval(of: Paired) -> str:
-    return f"{100 * of.difference:+.1f} [{100 * of.low:+.1f}, {100 * of.high:+.1f}]"
 
 
 def reach(candidates: Sequence[Candidate], chosen: Candidate, reported: Measured) -> Verdict:

@@ -115,8 +115,10 @@ def evaluate(
     if json is not None:
         write_results(json, results[0] if comparison is None else {"models": results, "comparison": comparison})
     if card:
+        from diffcse.reports.model_index import update_card
+
         for model, figures in zip(models, results, strict=True):
-            _card().update_card(Path(model), figures)
+            update_card(Path(model), figures)
 
 
 def encoder_of(model: str, options: Any, words: Any) -> Encoder:
@@ -165,8 +167,10 @@ def check_outputs(models: Sequence[str], json: Path | None, card: bool) -> None:
     """Say now, not after the work, that something cannot be written."""
     check_file("--json", json)
     if card:
+        from diffcse.reports.model_index import check_card
+
         for model in models:
-            _card().check_card(Path(model))
+            check_card(Path(model))
 
 
 def make_plan(
@@ -238,9 +242,3 @@ def show(results: list[dict[str, Any]], comparison: dict[str, Any] | None, *, pu
     for result in results:
         for line in [*tables.problems(result), *tables.notes(result)]:
             say(make_console(), line)
-
-
-def _card() -> Any:
-    from diffcse.reports import model_index
-
-    return model_index

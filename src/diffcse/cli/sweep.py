@@ -106,7 +106,6 @@ def go(sweep: Sweep, output: Path, workers: int) -> list[Result]:
     with counting(console, "runs", len(sweep.runs)) as counter:
 
         def on_change(results: Results) -> None:
-            """Show how many runs of this sweep are finished."""
             done = sum(result.scores is not None for result in results.all() if result.name in names)
             counter(done)
             if not console.is_terminal:
@@ -131,7 +130,6 @@ def scorer(senteval: Path | None) -> Score:
     planned = plan(senteval, select("sts"), mode="test", protocol="all")
 
     def score(folder: Path) -> dict[str, float]:
-        """Spearman's correlation by task, as a fraction."""
         from diffcse.encoding.encode import Encoder
 
         tasks = evaluate(Encoder(str(folder)).encode, planned, model=str(folder))["tasks"]

@@ -134,10 +134,9 @@ def scores_table(scores: dict[str, RetrievalScores], start: str, steps: int) -> 
     first, rows = scores["start"].per_query["mrr"], []
     for name, score in scores.items():
         mean, against = bootstrap(score.per_query["mrr"]), paired(score.per_query["mrr"], first)
-        cell = f"{100 * against.difference:+.1f} [{100 * against.low:+.1f}, {100 * against.high:+.1f}]"
         interval = f"[{100 * mean.low:.1f}, {100 * mean.high:.1f}]"
         figures = f"{100 * score.mrr:.1f}", interval, f"{100 * score.recall_at_10:.1f}"
-        rows.append((name, *figures, "" if name == "start" else cell))
+        rows.append((name, *figures, "" if name == "start" else against.words()))
     pairs = scores["start"].queries
     return Table(
         title=f"A summary finds the next sentence of its description among {pairs:,}, x 100 (packages not trained on)",

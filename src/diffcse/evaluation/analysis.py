@@ -5,7 +5,6 @@ Legend: `P` pairs, `S` sentences, `H` hidden.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,7 @@ def histogram(similarity: Float, scores: Float) -> dict[str, Any]:
     return {"edges": edges.tolist(), "counts": counts}
 
 
-def retrieval(first: Float, second: Float, same: NDArray[np.bool_], cuts: Sequence[int] = _CUTS) -> dict[str, Any]:
+def retrieval(first: Float, second: Float, same: NDArray[np.bool_]) -> dict[str, Any]:
     """Recall of the other sentence of a pair of the same meaning, among all other sentences.
 
     Both sentences of such a pair are queries: 2 x 97 among 2,758 in STSBenchmark's test split, the query itself left
@@ -83,7 +82,6 @@ def retrieval(first: Float, second: Float, same: NDArray[np.bool_], cuts: Sequen
         first: unit vectors (P, H).
         second: likewise.
         same: which pairs have the same meaning, (P,).
-        cuts: numbers of nearest sentences to look among.
     """
     corpus = np.vstack([first, second])
     rows = np.flatnonzero(same)
@@ -93,7 +91,7 @@ def retrieval(first: Float, second: Float, same: NDArray[np.bool_], cuts: Sequen
     similarity[np.arange(len(queries)), queries] = -np.inf
     target = similarity[np.arange(len(queries)), partners]
     nearer = (similarity > target[:, None] + _EQUAL).sum(axis=1)
-    recall = {f"recall@{cut}": float((nearer < cut).mean()) for cut in cuts}
+    recall = {f"recall@{cut}": float((nearer < cut).mean()) for cut in _CUTS}
     return {**recall, "queries": len(queries), "sentences": len(corpus)}
 
 

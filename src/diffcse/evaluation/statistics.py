@@ -47,6 +47,14 @@ class Paired:
     p: float
     """Two-sided, of the paired randomisation test; exact where all swaps can be tried."""
 
+    def words(self) -> str:
+        """The difference and its interval, x 100.
+
+        >>> Paired(difference=0.02, low=-0.001, high=0.05, p=0.1).words()
+        '+2.0 [-0.1, +5.0]'
+        """
+        return f"{100 * self.difference:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
 
 def bootstrap(values: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED) -> Interval:
     """Mean of N values with its 95% interval.
@@ -69,14 +77,12 @@ def bootstrap(values: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED
     return Interval(mean=float(array.mean()), low=low, high=high)
 
 
-def paired(a: ArrayLike, b: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED) -> Paired:
+def paired(a: ArrayLike, b: ArrayLike) -> Paired:
     """How much better is `a` than `b`?
 
     Args:
         a: shape (N,), the score of each query or seed.
         b: shape (N,), the other encoder's, in the same order.
-        resamples: B, of the bootstrap and of the test each.
-        seed: of both.
 
     Raises:
         UserError: other lengths, or no values.
@@ -86,16 +92,16 @@ def paired(a: ArrayLike, b: ArrayLike, *, resamples: int = RESAMPLES, seed: int 
         got = f"{len(first)} and {len(second)}"
         raise UserError("paired scores", "of the same queries", got, "score both encoders on the same task")
     differences = first - second
-    mean = bootstrap(differences, resamples=resamples, seed=seed)
-    return Paired(difference=mean.mean, low=mean.low, high=mean.high, p=randomisation(differences, resamples, seed))
+    mean = bootstrap(differences)
+    return Paired(difference=mean.mean, low=mean.low, high=mean.high, p=randomisation(differences))
 
 
-def randomisation(differences: Float, resamples: int = RESAMPLES, seed: int = SEED) -> float:
+def randomisation(differences: Float, resamples: int = RESAMPLES) -> float:
     """Two-sided p of the mean of paired differences (N,) under swaps; 1 for a single pair or without any difference."""
     if len(differences) < 2 or not differences.any():
         return 1.0
     how: dict[str, Any] = {"n_resamples": resamples, "batch": max(_CHUNK_VALUES // len(differences), 1)}
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     test = stats.permutation_test((differences,), np.mean, permutation_type="samples", vectorized=True, rng=rng, **how)
     return float(test.pvalue)
 

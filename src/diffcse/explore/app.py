@@ -161,7 +161,6 @@ class Guard:
             return
 
         async def with_policy(message: Any) -> None:
-            """Send the message, the head of a response with the policy."""
             if message["type"] == "http.response.start":
                 added = [(b"content-security-policy", _POLICY.encode()), (b"referrer-policy", b"no-referrer")]
                 message = {**message, "headers": [*message["headers"], *added]}

@@ -41,7 +41,6 @@ def concatenated(network: Callable[..., Tensor], rows: Rows, at_once: int) -> Te
     require_repeatable_dropout(next(iter(rows.values())).device, "rows_at_once", 0)
 
     def part(*tensors: Tensor) -> Tensor:
-        """The network with its arguments by position."""
         return network(**dict(zip(names, tensors, strict=True)))
 
     # As positional arguments, not in a closure: `checkpoint` keeps the random state of the devices of its tensor

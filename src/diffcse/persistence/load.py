@@ -147,7 +147,6 @@ def model_errors(name: str) -> AbstractContextManager[None]:
     """`foreign_errors` for the files of model `name`."""
 
     def advice(error: Exception) -> str:
-        """What helps against such an error."""
         if "trust_remote_code" in str(error):
             return "read the code that comes with it, then set trust_remote_code"
         if "peft" in str(error).lower():

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from diffcse.evaluation.statistics import Paired
 from diffcse.evaluation.suite import group_tasks
 from diffcse.evaluation.tasks import ALL_TASKS, GROUPS, HEADLINE, Group
 from diffcse.reports.published import PUBLISHED, SOURCE
@@ -172,7 +173,7 @@ def retrieval_table(rows: Sequence[Mapping[str, Any]], *, first: str) -> Table:
             short_name(row["system"]),
             f"{100 * row['ndcg_at_10']:.1f}",
             f"[{100 * bounds['low']:.1f}, {100 * bounds['high']:.1f}]",
-            _against(against) if against else "",
+            Paired(**against).words() if against else "",
             f"{against['p']:.3f}" if against else "",
             *(f"{100 * row[name]:.1f}" for name in ("mrr", "recall_at_10", "recall_at_100")),
         )
@@ -181,10 +182,6 @@ def retrieval_table(rows: Sequence[Mapping[str, Any]], *, first: str) -> Table:
     note = f"95% intervals by bootstrap over queries; difference to {short_name(first)}, p of a randomisation test"
     columns = ("collection", "system", "nDCG@10", "interval", "difference", "p", "MRR", "recall@10", "recall@100")
     return Table(title="Search in judged collections, x 100", columns=columns, rows=lines, notes=(note,), words=2)
-
-
-def _against(figures: Mapping[str, float]) -> str:
-    return f"{100 * figures['difference']:+.1f} [{100 * figures['low']:+.1f}, {100 * figures['high']:+.1f}]"
 
 
 def all_tables(

@@ -206,10 +206,8 @@ class Rows:
         Raises:
             UserError: it is damaged.
         """
-        try:
+        with reading(self.folder):
             (verdict,) = self.db.execute("PRAGMA integrity_check(1)").fetchone()
-        except sqlite3.DatabaseError as error:
-            raise damaged(self.folder, f"{NAME} that SQLite cannot read ({error})") from error
         if verdict != "ok":
             raise damaged(self.folder, f"{NAME} with a fault ({verdict})")
 
@@ -306,26 +304,23 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def _connect(folder: Path) -> sqlite3.Connection:
-    try:
+    with reading(folder):
         db = sqlite3.connect(folder / NAME, timeout=60, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA synchronous = FULL")  # a commit returns when it is on the disk
         db.create_function("as_words", 1, as_words, deterministic=True)
         db.execute("PRAGMA cache_size = -65536")  # KiB
-        return db
-    except sqlite3.DatabaseError as error:
-        raise damaged(folder, f"{NAME} that SQLite cannot read ({error})") from error
+    return db
 
 
 @contextmanager
 def _refusals(folder: Path) -> Iterator[None]:
     """A full disk, a read-only folder and the like become one line."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        do = "make room or permission and try again; what was in the index still is"
-        raise UserError(f"index {folder}", "on a disk that can be written to", error, do) from error
-    except sqlite3.DatabaseError as error:
-        raise damaged(folder, f"{NAME} that SQLite cannot read ({error})") from error
+    with reading(folder):
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            do = "make room or permission and try again; what was in the index still is"
+            raise UserError(f"index {folder}", "on a disk that can be written to", error, do) from error
 
 
 def _write_facts(db: sqlite3.Connection, facts: Facts) -> None:

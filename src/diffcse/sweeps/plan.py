@@ -210,7 +210,7 @@ def run_sweep(
             (folder / place).mkdir(parents=True, exist_ok=True)
     for run in runs:
         results.plan(run.name, run.varied)
-    with _Children(folder, sweep, max(1, (os.cpu_count() or 1) // workers)) as children:
+    with contextlib.closing(_Children(folder, sweep, max(1, (os.cpu_count() or 1) // workers))) as children:
         for run, seconds, error in _as_completed(children, missing, workers):
             scores = {} if error else {**score(folder / "runs" / run.name), **last_figures(folder / "runs" / run.name)}
             results.record(run.name, scores=scores, seconds=seconds, error=error)
@@ -232,7 +232,7 @@ def _as_completed(children: _Children, runs: list[Run], workers: int) -> Iterato
             for future in running:
                 future.cancel()
             if running:
-                children.stop()
+                children.close()
 
 
 class _Children:
@@ -249,12 +249,6 @@ class _Children:
         self.alive: set[subprocess.Popen[bytes]] = set()
         self.stopping = False
 
-    def __enter__(self) -> _Children:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     def train(self, run: Run) -> tuple[float, str | None]:
         """Train one run to its end: seconds, and the last line of its output if it failed."""
         began, place = time.perf_counter(), self.folder / "runs" / run.name
@@ -269,19 +263,17 @@ class _Children:
         command += ["--settings", str(settings), "--cache", str(self.folder / "cache")]
         command += ["--senteval", str(self.sweep.senteval)] if self.sweep.senteval else []
         command += ["--columns", self.sweep.columns] if self.sweep.columns else []
+        environment = {"OMP_NUM_THREADS": str(self.threads), **os.environ}  # a number that the user chose stays
         log = self.folder / "logs" / f"{run.name}.log"
         with log.open("ab") as out:
-            # A separate session: Ctrl-C reaches the runs through `stop` alone, and so once.
-            child = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, env=self._environment())
+            # A separate session: Ctrl-C reaches the runs through `close` alone, and so once.
+            child = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, env=environment)
             self.alive.add(child)
             code = child.wait()
             self.alive.discard(child)
         return time.perf_counter() - began, None if code == 0 else _last_line(log, code)
 
-    def _environment(self) -> dict[str, str]:
-        return {"OMP_NUM_THREADS": str(self.threads), **os.environ}  # a number that the user chose stays
-
-    def stop(self) -> None:
+    def close(self) -> None:
         """Ask every process to stop at its next step, and wait for it."""
         self.stopping = True
         for child in list(self.alive):

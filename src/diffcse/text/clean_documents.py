@@ -174,7 +174,6 @@ def _without(documents: Iterable[_Document], repeated: set[int], counts: Counter
 
 def _write(path: Path, schema: pa.Schema, documents: Iterable[_Document]) -> None:
     def columns(batch: list[_Document]) -> list[Any]:
-        """The batch by column, in the schema's order."""
         return [[getattr(document, name) for document in batch] for name in schema.names]
 
     groups = batches(documents, lambda document: sum(map(len, document.sentences)))

@@ -109,7 +109,6 @@ def _read(
     cache_dir: str | Path | None,
 ) -> tuple[datasets.Dataset, ReadReport]:
     def write(folder: Path) -> dict[str, Any]:
-        """Read and clean the sources into a folder; gives the facts kept next to them."""
         chosen = choose_columns(sources, names)
         counts: Counter[str] = Counter()
         rows = _clean(_raw_rows(sources, chosen, max_characters), max_characters, counts)
@@ -171,7 +170,6 @@ def tokenise(
         return pa.array(encoded["input_ids"], pa.list_(pa.int32()))
 
     def write(folder: Path) -> dict[str, Any]:
-        """Tokenise the texts into a folder; gives the facts kept next to them."""
         schema = pa.schema([(f"ids{i}", pa.list_(pa.int32())) for i in range(len(texts))])
         groups = batches(_text_rows(dataset, texts), _size)
         write_arrow(folder / "data.arrow", schema, (ids(tuple(zip(*group, strict=True))) for group in groups))

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import datasets
 import pyarrow as pa
 
 from diffcse.errors import UserError
 from diffcse.files import digest
-from diffcse.settings import as_names, field_docs
+from diffcse.settings import as_names, checked, field_docs
 from diffcse.text.cache import cached
 from diffcse.text.clean_documents import clean
 from diffcse.text.find_documents import RawDocument, Unit, document_columns, find_documents, raw_documents
@@ -138,8 +138,7 @@ def read_documents(
     Raises:
         UserError: for a source that is missing, damaged or binary, a column that is wrong, or a setting out of range.
     """
-    if unit not in get_args(Unit):
-        raise UserError("unit", f"one of {', '.join(get_args(Unit))}", unit, "choose one of them")
+    unit = checked("unit", unit, Unit)
     names = as_names("sources", sources)
     counts: Counter[str] = Counter()
     with spooled(names) as paths:
@@ -234,7 +233,6 @@ def build_documents(
     schema = schema.append(pa.field("group", pa.string())) if grouped else schema
 
     def write(folder: Path) -> dict[str, Any]:
-        """Clean the documents into a folder; gives the facts kept next to them."""
         clean(_reported(raw, on_progress), folder, schema, threshold=threshold, language=language, counts=counts)
         return {"rows": counts["documents"], "counts": dict(counts)}
 

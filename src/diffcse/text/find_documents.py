@@ -96,7 +96,6 @@ def _readable(path: Path, counts: Counter[str]) -> Iterator[Source]:
 
 def _below(folder: Path, counts: Counter[str]) -> Iterator[Path]:
     def refused(error: OSError) -> None:
-        """A folder that cannot be read, in one line."""
         raise UserError(str(error.filename), "a folder that you may read", error.strerror, "change its permissions")
 
     for place, folders, files in os.walk(folder, onerror=refused):

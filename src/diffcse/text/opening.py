@@ -174,7 +174,6 @@ class _Transcoded(io.RawIOBase):
         self.decoder = codecs.getincrementaldecoder(encoding)("diffcse-damaged")
 
     def readable(self) -> bool:
-        """True, as `io.RawIOBase` asks."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -211,7 +210,6 @@ class _Zstandard(io.RawIOBase):
         self.frame = self.new()
 
     def readable(self) -> bool:
-        """True, as `io.RawIOBase` asks."""
         return True
 
     def readinto(self, buffer: Any) -> int:

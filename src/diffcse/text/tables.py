@@ -209,13 +209,11 @@ class JsonFile(JsonLinesFile):
 
 def _items(content: Any) -> list[Any]:
     if isinstance(content, dict):
-        arrays = [value for value in content.values() if isinstance(value, list) and value and not _is_plain(value[0])]
+        arrays = [
+            value for value in content.values() if isinstance(value, list) and value and isinstance(value[0], dict)
+        ]
         return arrays[0] if len(arrays) == 1 else [content]
     return content if isinstance(content, list) else [content]
-
-
-def _is_plain(value: Any) -> bool:
-    return not isinstance(value, dict)
 
 
 class ArrowTable(ABC):

@@ -87,7 +87,7 @@ def _model(folder: Path) -> Fingerprint:
     if not files:
         raise UserError(f"{folder}", "a folder with a model or a run", "no *.safetensors", "name a model's folder")
     weights = {f"{path.relative_to(folder)} {name}": value for path in files for name, value in load_file(path).items()}
-    about = _about(folder)
+    about = _json(folder / "diffcse.json")
     return Fingerprint(
         kind="model",
         step=None,
@@ -103,7 +103,7 @@ def _model(folder: Path) -> Fingerprint:
 
 def _run(folder: Path, checkpoint: Path) -> Fingerprint:
     step = read_state(checkpoint).global_step
-    about, text = _about(folder), _json(folder / "checkpoints" / "text.json")
+    about, text = _json(folder / "diffcse.json"), _json(folder / "checkpoints" / "text.json")
     weights = {
         name: value for path in sorted(checkpoint.glob("*.safetensors")) for name, value in load_file(path).items()
     }
@@ -170,10 +170,6 @@ def _parts(tree: Any) -> Iterable[bytes]:
 def _load(path: Path) -> Any:
     with safe_globals():
         return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _about(folder: Path) -> dict[str, Any] | None:
-    return _json(folder / "diffcse.json")
 
 
 def _json(path: Path) -> dict[str, Any] | None:

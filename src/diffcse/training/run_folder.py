@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,12 +172,10 @@ class RunFolder:
             rule = f"on a disk with {decimal(need)} free for checkpoints"
             raise UserError(f"output {self.folder}", rule, decimal(free), "free some space or choose another disk")
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[None]:
         """Turn a disk that fills up or goes read-only on the way into one line; the last checkpoint stays complete."""
         do = "make room, then give the same command: it resumes from the last checkpoint"
-        with disk_errors(f"output {self.folder}", do):
-            yield
+        return disk_errors(f"output {self.folder}", do)
 
     def save_training_state(self, state: dict[str, Tensor]) -> None:
         """Projector and discriminator next to the model, in `training/`."""

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from diffcse import distributed
-from diffcse.config import Config, Pooler
+from diffcse.config import Config
 from diffcse.errors import UserError
 from diffcse.persistence.card import CITATION
 from diffcse.persistence.save import own_pooler
@@ -27,7 +27,6 @@ from diffcse.training.checks import check_columns, check_positions, settle_paddi
 from diffcse.training.networks import networks_beside
 
 _NAME = "the SentenceTransformer"
-_TWO_LAYERS: tuple[Pooler, ...] = ("avg_top2", "avg_first_last")
 
 
 class DiffCSELoss(nn.Module):
