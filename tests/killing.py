@@ -15,6 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from diffcse.training.callbacks import GracefulStop
+
 PATIENCE = 300
 """Seconds until a run that does not get where it should be is an error of the test."""
 
@@ -75,16 +79,33 @@ class Killed(BaseException):
     """Ends a run in this process as SIGKILL would: no handler of the code under test runs on it."""
 
 
-def killed_at(call: Callable[..., Any], moment: int = 0) -> Callable[..., Any]:
-    """A wrapper that lets `call` run `moment` times and then ends the run."""
+NO_SPACE = OSError(28, os.strerror(28))
+
+
+def killed_at(
+    call: Callable[..., Any], moment: int = 0, error: BaseException | type[BaseException] = Killed
+) -> Callable[..., Any]:
+    """A wrapper that lets `call` run `moment` times and then ends the run, or raises another error."""
     left = iter(range(moment))
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if next(left, None) is None:
-            raise Killed
+            raise error
         return call(*args, **kwargs)
 
     return wrapper
+
+
+def ctrl_c_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Let Ctrl-C come at the end of that step of a training in this process."""
+    original = GracefulStop.on_step_end
+
+    def stop(self: GracefulStop, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == step:
+            signal.raise_signal(signal.SIGINT)
+        original(self, args, state, control)
+
+    patch.setattr(GracefulStop, "on_step_end", stop)
 
 
 def workers(pid: int) -> list[int]:

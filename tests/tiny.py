@@ -107,3 +107,8 @@ def write_sentences(path: Path, count: int) -> Path:
         lines.append(f"{SENTENCES[i % len(SENTENCES)][:-1]} and {a} {b} {c}.")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def no_model() -> None:
+    """In place of the loader of a model, where the input is to be checked first."""
+    raise AssertionError("the model was loaded before the input was checked")

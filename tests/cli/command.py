@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import typer
@@ -21,6 +22,11 @@ class Ended:
     code: int
     out: str
     err: str
+
+
+def options(settings: Mapping[str, object]) -> list[str]:
+    """Settings as a command line gives them."""
+    return [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in settings.items()]
 
 
 def diffcse(*arguments: object) -> Ended:

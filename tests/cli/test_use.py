@@ -13,15 +13,12 @@ from diffcse import DiffCSE
 from diffcse.errors import UserError
 from tests import tiny
 from tests.cli.command import invoke as run
+from tests.encoding.test_bulk import lines
 
 
 @pytest.fixture
 def text(tmp_path):
     return tiny.write_sentences(tmp_path / "text.txt", 30)
-
-
-def lines(path):
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def test_encode_to_npy_and_parquet(tmp_path, folder, text):

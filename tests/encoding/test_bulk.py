@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from diffcse.errors import UserError
 from diffcse.persistence.load import fingerprint, load_encoder
 from diffcse.text.stream import open_texts
 from tests import tiny
-from tests.killing import Killed, killed_at
+from tests.killing import NO_SPACE, Killed, killed_at
 
 SMALL = EncodeSettings(normalize=True, chunk_sentences=7)
 
@@ -245,27 +244,17 @@ def test_a_folder_of_an_earlier_version_or_a_damaged_one_is_one_line(tmp_path, m
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
 @pytest.mark.parametrize("step", ["part", "join"])
 def test_a_full_disk_loses_nothing(tmp_path, model, text, monkeypatch, suffix, step):
-    output, full = tmp_path / f"out{suffix}", OSError(28, os.strerror(28))
-
-    def refuse(*args, **kwargs):
-        raise full
-
+    output = tmp_path / f"out{suffix}"
     with monkeypatch.context() as patch:
         if step == "part":
-            patch.setattr(parts, "write_atomic", after(3, parts.write_atomic, refuse))
+            patch.setattr(parts, "write_atomic", killed_at(parts.write_atomic, 3, NO_SPACE))
         else:
-            patch.setattr(bulk, "join", refuse)
+            patch.setattr(bulk, "join", killed_at(bulk.join, error=NO_SPACE))
         with pytest.raises(UserError, match=r"got No space left on device; make room .* same command: it resumes"):
             encode_file(str(text), output, lambda: model, settings())
     assert len(list((tmp_path / f"out{suffix}.part" / "parts").glob("part-*"))) == (3 if step == "part" else 8)
     encode_file(str(text), output, lambda: model, settings())
     assert len(read(output)) == 50
-
-
-def after(count, call, refuse):
-    """`call` for a number of times, then `refuse`."""
-    left = iter(range(count))
-    return lambda *args, **kwargs: (call if next(left, None) is not None else refuse)(*args, **kwargs)
 
 
 def test_too_small_a_disk_is_reported_before_the_first_chunk(tmp_path, model, text, monkeypatch):
@@ -281,10 +270,6 @@ def test_a_run_that_fails_before_its_first_row_leaves_no_folder(tmp_path, model,
     with pytest.raises(UserError, match="sentence vectors must be finite"):
         encode_file(str(text), tmp_path / "out.npy", lambda: broken, settings())
     assert not (tmp_path / "out.npy.part").exists()
-
-
-def no_model():
-    raise AssertionError("the model was loaded before the input was checked")
 
 
 @pytest.mark.parametrize(
@@ -309,7 +294,7 @@ def test_bad_input_is_reported_before_the_model_is_loaded(tmp_path, text, given,
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(text.read_bytes())[:-20])
     (tmp_path / "pairs.csv").write_text("sent0,sent1\na,b\n")
     with pytest.raises(UserError, match=match):
-        encode_file(str(tmp_path / given), tmp_path / output, no_model, settings())
+        encode_file(str(tmp_path / given), tmp_path / output, tiny.no_model, settings())
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that not even root may write to")

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from diffcse.cli import app
 from diffcse.errors import UserError
 from diffcse.evaluation.beir import read_beir
 from diffcse.evaluation.judged import compare_on, read_collections
 from diffcse.evaluation.lexical import BM25, TfIdf
 from diffcse.evaluation.retrieval import Retrieval, retrieval, score, spans
+from tests.cli.command import invoke
 
 PAIRS = [(f"summary {i}", f"description {i}") for i in range(50)]
 
@@ -191,10 +190,10 @@ def test_the_table_tests_every_system_against_the_first(tmp_path: Path) -> None:
 
 def test_the_command_searches_a_collection(tmp_path: Path) -> None:
     folder, out = collection(tmp_path / "c"), tmp_path / "out.json"
-    ran = CliRunner().invoke(app, ["evaluate", "bundled", "--ir", str(folder), "--json", str(out)])
+    ran = invoke("evaluate", "bundled", "--ir", folder, "--json", out)
     assert ran.exit_code == 0, ran.output
     assert "nDCG@10" in ran.output and "BM25" in ran.output
     rows = json.loads(out.read_text())["retrieval"]
     assert rows[0]["collection"] == "c" and rows[0]["ndcg_at_10"] == 1
-    refused = CliRunner().invoke(app, ["evaluate", "bundled", "--ir", str(folder), "--pairs", "x.csv"])
-    assert isinstance(refused.exception, UserError) and "--ir must be used without" in str(refused.exception)
+    with pytest.raises(UserError, match="--ir must be used without"):
+        invoke("evaluate", "bundled", "--ir", folder, "--pairs", "x.csv")

@@ -142,19 +142,6 @@ def test_loading_leaves_the_random_generator_and_the_verbosity_alone(tmp_path):
         assert torch.equal(one, other)
 
 
-def test_a_pickle_is_not_run(tmp_path):
-    class Attack:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "attacked",))
-
-    tiny.save(tiny.encoder(), tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save({"mlp.weight": Attack()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="must be a model that can be loaded"):
-        load_encoder(tmp_path)
-    assert not (tmp_path / "attacked").exists()
-
-
 def test_code_in_a_folder_needs_permission(tmp_path):
     load_encoder(tiny.save(tiny.encoder(), tmp_path / "plain")).save(str(tmp_path / "model"))
     listing = tmp_path / "model" / "modules.json"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -21,9 +19,9 @@ from diffcse.presets import build
 from diffcse.pretraining.config import PretrainConfig, pretrain_config
 from diffcse.pretraining.continued import load_start, logits_at, texts_of
 from diffcse.pretraining.mlm import MaskedLanguageModel, pretrain
-from diffcse.training.callbacks import GracefulStop
 from diffcse.training.networks import load_networks
 from tests import tiny
+from tests.killing import ctrl_c_at
 
 SHORT = {"batch_tokens": 64, "total_tokens": 64 * 60, "learning_rate": 5e-3, "held_out": 40, "max_length": 64}
 
@@ -92,14 +90,7 @@ def test_stopped_and_resumed_gives_the_same_bits(
 ) -> None:
     config = pretrain_config(encoder=str(headless), **{**SHORT, "total_tokens": 64 * 12, "checkpoint_every_steps": 5})
     pretrain(lines, tmp_path / "whole", config)
-    original = GracefulStop.on_step_end
-
-    def stop_at_seven(self: GracefulStop, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 7:
-            signal.raise_signal(signal.SIGINT)
-        original(self, args, state, control)
-
-    monkeypatch.setattr(GracefulStop, "on_step_end", stop_at_seven)
+    ctrl_c_at(monkeypatch, 7)
     with pytest.raises(Interrupted, match="stopped at step 7"):
         pretrain(lines, tmp_path / "stopped", config)
     monkeypatch.undo()

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertTokenizer
-from typer.testing import CliRunner
 
-from diffcse.cli import app
-from diffcse.errors import Interrupted, UserError
+from diffcse.errors import UserError
 from diffcse.method.masking import IGNORE
 from diffcse.pretraining.config import PretrainConfig
 from diffcse.pretraining.mlm import (
@@ -29,7 +25,8 @@ from diffcse.pretraining.mlm import (
     tokenise_lines,
 )
 from diffcse.pretraining.wordpiece import train_tokenizer, unknown_note
-from diffcse.training.callbacks import GracefulStop
+from tests.cli.command import diffcse, options
+from tests.killing import ctrl_c_at
 
 SMALL = {"hidden_size": 16, "layers": 2, "heads": 2, "intermediate_size": 32, "vocab_size": 120, "batch_tokens": 64}
 
@@ -153,42 +150,21 @@ def test_stopped_by_ctrl_c_is_said_and_resumes_with_the_same_bits(
 ) -> None:
     (tmp_path / "t.txt").write_text("\n".join(lines))
     config = {**SMALL, "total_tokens": 64 * 12, "held_out": 40, "checkpoint_every_steps": 5}
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in config.items()]
-
-    def command(name: str) -> list[str]:
-        return [
-            "pretrain",
-            str(tmp_path / "t.txt"),
-            "-o",
-            str(tmp_path / name),
-            "--cache",
-            str(tmp_path / "c"),
-            *options,
-        ]
-
-    def stop_at_seven(self: GracefulStop, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 7:
-            signal.raise_signal(signal.SIGINT)
-        original(self, args, state, control)
-
-    original = GracefulStop.on_step_end
-    monkeypatch.setattr(GracefulStop, "on_step_end", stop_at_seven)
-    message = CliRunner().invoke(app, command("stopped"))
-    assert isinstance(message.exception, Interrupted)
-    assert str(message.exception) == "stopped at step 7; the same command resumes"
-    assert "model in" not in message.output
-    assert not (tmp_path / "stopped" / "model.safetensors").exists()
+    command = ["pretrain", tmp_path / "t.txt", "--cache", tmp_path / "c", *options(config), "-o"]
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    ctrl_c_at(monkeypatch, 7)
+    ended = diffcse(*command, stopped)
+    assert ended.code == 130 and "diffcse: stopped at step 7; the same command resumes\n" in ended.err
+    assert "model in" not in ended.out + ended.err
+    assert not (stopped / "model.safetensors").exists()
     monkeypatch.undo()
-    for source, name in (("stopped", "stopped"), ("stopped", "whole")):
-        if name == "whole":  # the tokenizer is learnt once: ties in its training are broken at random
-            learnt = tmp_path / "whole" / "checkpoints" / "tokenizer"
-            shutil.copytree(tmp_path / source / "checkpoints" / "tokenizer", learnt)
-            shutil.copy(tmp_path / source / "diffcse.json", tmp_path / "whole")
-            about = json.loads((tmp_path / "whole" / "diffcse.json").read_text())
-            (tmp_path / "whole" / "diffcse.json").write_text(json.dumps({**about, "finished": False}))
-        assert CliRunner().invoke(app, command(name)).exit_code == 0
-    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("stopped", "whole"))
-    assert first == second
+    assert diffcse(*command, stopped).code == 0
+    # the tokenizer is learnt once: ties in its training are broken at random
+    shutil.copytree(stopped / "checkpoints" / "tokenizer", whole / "checkpoints" / "tokenizer")
+    about = json.loads((stopped / "diffcse.json").read_text())
+    (whole / "diffcse.json").write_text(json.dumps({**about, "finished": False}))
+    assert diffcse(*command, whole).code == 0
+    assert (stopped / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_too_little_text(tmp_path: Path) -> None:

@@ -11,9 +11,7 @@ import pytest
 import torch
 from scipy import sparse
 from sentence_transformers import SentenceTransformer
-from typer.testing import CliRunner
 
-from diffcse.cli import app
 from diffcse.errors import UserError
 from diffcse.pretraining import word_vectors as counting
 from diffcse.pretraining.config import CooccurConfig
@@ -28,6 +26,7 @@ from diffcse.pretraining.word_vectors import (
     word_vectors,
 )
 from tests import tiny
+from tests.cli.command import invoke, options
 
 SMALL = {"hidden_size": 20, "heads": 2, "intermediate_size": 16, "max_length": 32, "held_out": 10}
 
@@ -232,9 +231,8 @@ def test_nothing_held_out_is_allowed(lines, tokenizer_folder, tmp_path):
 
 def test_command_line(lines, tokenizer_folder, tmp_path):
     (tmp_path / "t.txt").write_text("\n".join(lines))
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
-    command = ["cooccur", str(tmp_path / "t.txt"), "-o", str(tmp_path / "m"), "--tokenizer", tokenizer_folder, *options]
-    message = CliRunner().invoke(app, [*command, "--cache", str(tmp_path / "cache")])
+    command = ["cooccur", tmp_path / "t.txt", "-o", tmp_path / "m", "--tokenizer", tokenizer_folder, *options(SMALL)]
+    message = invoke(*command, "--cache", tmp_path / "cache")
     assert message.exit_code == 0, message.output
     assert "half of a held-out sentence finds the other half of 10" in " ".join(message.output.split())
     assert (tmp_path / "m" / "modules.json").is_file()

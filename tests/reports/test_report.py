@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from diffcse.cli import app
 from diffcse.errors import UserError
 from diffcse.evaluation.compare import compare, judge
 from diffcse.evaluation.embed import embed
@@ -22,6 +20,7 @@ from diffcse.evaluation.suite import Plan, plan, results, select
 from diffcse.evaluation.tasks import STS_TASKS, TRANSFER_TASKS, ScoredPairs
 from diffcse.reports.logs import read_runs
 from diffcse.reports.report import read_report, write_report
+from tests.cli.command import invoke
 from tests.evaluation.layout import BagOfWords, Layout
 
 EVIL = "<script>alert('x')</script> & <b>\"bold\"</b> ]]> $x^2$"
@@ -227,8 +226,7 @@ def test_the_same_bytes_again_and_figures_as_files(
 ) -> None:
     (tmp_path / "r.json").write_text(json.dumps(result))
     output, figures = tmp_path / "report.html", tmp_path / "figures"
-    arguments = [str(tmp_path / "r.json"), str(run_folder), "-o", str(output), "--figures", str(figures)]
-    done = CliRunner().invoke(app, ["report", *arguments], catch_exceptions=False)
+    done = invoke("report", tmp_path / "r.json", run_folder, "-o", output, "--figures", figures)
     assert done.exit_code == 0 and str(output) in done.stderr
     assert output.read_text(encoding="utf-8") == shown.source
     names = {path.stem for path in figures.glob("*.svg")}
@@ -301,9 +299,7 @@ def test_bad_input(tmp_path: Path, result: dict[str, Any]) -> None:
     refused("metrics.jsonl must be the log of a training run; got no line with a step", json.dumps(result), tmp_path)
     (tmp_path / "r.json").write_text(json.dumps(result))
     with pytest.raises(UserError, match=r"--output .* must be in an existing folder"):
-        CliRunner().invoke(
-            app, ["report", str(tmp_path / "r.json"), "-o", str(tmp_path / "no" / "r.html")], catch_exceptions=False
-        )
+        invoke("report", tmp_path / "r.json", "-o", tmp_path / "no" / "r.html")
 
 
 @pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("google-chrome")), reason="no Chromium here")

@@ -1,7 +1,5 @@
 """A text becomes an index that finds its sentences, also when the run is killed at any step."""
 
-import csv
-import json
 import subprocess
 import sys
 
@@ -20,7 +18,9 @@ from diffcse.search.build import StoredParts, TextSearch, index_text
 from diffcse.search.index import SentenceIndex
 from diffcse.search.rows import Changes
 from tests import tiny
-from tests.encoding.test_bulk import Killed, killed_at, lines
+from tests.encoding.test_bulk import lines
+from tests.killing import Killed, killed_at
+from tests.text.tables import write_table
 
 SETTINGS = BulkSettings(encoding=EncodeSettings(normalize=True, chunk_sentences=7))
 
@@ -67,22 +67,10 @@ TABLE = [
 ]
 
 
-def write_table(path):
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist([row | {"raw": b"\xff"} for row in TABLE]), path)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in TABLE))
-    else:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, TABLE[0], delimiter="," if path.suffix == ".csv" else "\t")
-            writer.writeheader()
-            writer.writerows(TABLE)
-    return path
-
-
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".tsv"])
 def test_the_other_columns_of_a_table_are_kept_with_their_types(tmp_path, model, suffix):
-    table = write_table(tmp_path / f"table{suffix}")
+    raw = {"raw": [b"\xff"] * 3} if suffix == ".parquet" else {}
+    table = write_table(tmp_path / f"table{suffix}", {name: [row[name] for row in TABLE] for name in TABLE[0]} | raw)
     made, counts = index(model, table, tmp_path / "index", column="text")
     assert (len(made), counts.rows, counts.blank) == (2, 3, 1)
     assert made.columns == ["text", "title", "year", "price", "code"]
@@ -158,18 +146,14 @@ def test_after_a_kill_at_the_very_end_another_text_is_added_all_the_same(tmp_pat
     check(model, folder, [*lines(text), "the boat"])
 
 
-def no_model():
-    raise AssertionError("the model was loaded before the input was checked")
-
-
 def test_bad_input_is_reported_before_the_model_is_loaded(tmp_path, model, text):
     with pytest.raises(UserError, match="must be an existing file"):
-        index_text(str(tmp_path / "none.txt"), tmp_path / "index", no_model, model=None)
+        index_text(str(tmp_path / "none.txt"), tmp_path / "index", tiny.no_model, model=None)
     with pytest.raises(UserError, match=r"must be an index folder; got no index\.sqlite"):
-        index_text(str(text), tmp_path / "index", no_model, model=None, add=True)
+        index_text(str(text), tmp_path / "index", tiny.no_model, model=None, add=True)
     index(model, text, tmp_path / "index")
     with pytest.raises(UserError, match="must be a new folder; got an index; add to it"):
-        index_text(str(text), tmp_path / "index", no_model, model=None)
+        index_text(str(text), tmp_path / "index", tiny.no_model, model=None)
     blank = tmp_path / "blank.txt"
     blank.write_text("\n \n")
     with pytest.raises(UserError, match="must be a text with at least one line that is not blank"):
@@ -295,7 +279,9 @@ def test_stored_parts_become_an_index_without_encoding(tmp_path, model, text, pa
     monkeypatch.setattr(Encoder, "chunk", no_encoding)
     monkeypatch.setattr(Encoder, "groups", no_encoding)
     if not links:
-        monkeypatch.setattr(type(text), "hardlink_to", killed_with(OSError(95, "not supported")))
+        monkeypatch.setattr(
+            type(text), "hardlink_to", killed_at(type(text).hardlink_to, error=OSError(95, "not supported"))
+        )
     made, counts = index(model, text, tmp_path / "index", engine=StoredParts(parts_of_text))
     assert (len(made), counts.rows) == (40, 40)
     assert (tmp_path / "index" / "vectors.f32").read_bytes() == (tmp_path / "expected" / "vectors.f32").read_bytes()
@@ -303,13 +289,6 @@ def test_stored_parts_become_an_index_without_encoding(tmp_path, model, text, pa
     assert check_rows == [SentenceIndex(tmp_path / "expected")._rows.fetch([n])[n] for n in range(40)]
     assert {path.name: path.read_bytes() for path in parts_of_text.iterdir()} == before
     assert {path.name for path in (tmp_path / "index").iterdir()} == {"index.sqlite", "vectors.f32", ".lock"}
-
-
-def killed_with(error):
-    def fail(*args):
-        raise error
-
-    return fail
 
 
 @pytest.mark.parametrize("how", ["text", "shorter text", "model", "options", "missing"])

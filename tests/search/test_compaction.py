@@ -1,6 +1,5 @@
 """Compacting gives the room of deleted rows back, changes no result, and loses nothing when it is killed."""
 
-import os
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ from diffcse.search import nearest, writing
 from diffcse.search.index import SentenceIndex
 from diffcse.search.nearest import Codes, VectorFile
 from diffcse.search.rows import Changes
-from tests.killing import Killed, kill_writer, killed_at
+from tests.killing import NO_SPACE, Killed, kill_writer, killed_at
 from tests.search.test_index import (
     FACTS,
     WIDTH,
@@ -138,11 +137,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(tmp_path, monkeypatch):
     index = create(folder, array)
     index.delete(CONDITION)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def full(*args):
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(VectorFile, "append", full)
+    monkeypatch.setattr(VectorFile, "append", killed_at(VectorFile.append, error=NO_SPACE))
     with pytest.raises(UserError, match=r"got No space left on device; .* what was in the index still is"):
         index.compact()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

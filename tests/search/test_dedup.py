@@ -1,7 +1,6 @@
 """Dedup keeps what a plain double loop keeps, and both of its files are whole or absent."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from diffcse.search import dedup
 from diffcse.search.dedup import DedupCounts, Duplicate, Kept, dedup_file, deduplicate
 from diffcse.vectors import unit
 from tests import tiny
+from tests.killing import NO_SPACE, killed_at
 
 SETTINGS = EncodeSettings(normalize=True, chunk_sentences=7)
 
@@ -70,11 +70,7 @@ def test_files(tmp_path, model):
 
 def test_a_failure_leaves_nothing_behind(tmp_path, model, monkeypatch):
     text = tiny.write_sentences(tmp_path / "text.txt", 20)
-
-    def full(path):
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(dedup, "fsync", full)
+    monkeypatch.setattr(dedup, "fsync", killed_at(dedup.fsync, error=NO_SPACE))
     with pytest.raises(UserError, match=r"report must be on a disk that can be written to; got No space left"):
         dedup_file(
             str(text), tmp_path / "kept.txt", tmp_path / "report", lambda: model, threshold=0.9, settings=SETTINGS
@@ -103,10 +99,6 @@ def test_a_run_killed_between_its_two_files_is_run_again(tmp_path, model):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.txt", "other", "report", "text.txt"]
 
 
-def no_model():
-    raise AssertionError("the model was loaded before the input was checked")
-
-
 @pytest.mark.parametrize(
     ("given", "output", "report", "match"),
     [
@@ -121,12 +113,12 @@ def test_bad_input_is_reported_before_the_model_is_loaded(tmp_path, given, outpu
     tiny.write_sentences(tmp_path / "text.txt", 5)
     files = [tmp_path / name for name in (given, output, report)]
     with pytest.raises(UserError, match=match):
-        dedup_file(str(files[0]), files[1], files[2], no_model, threshold=0.9, settings=SETTINGS)
+        dedup_file(str(files[0]), files[1], files[2], tiny.no_model, threshold=0.9, settings=SETTINGS)
 
 
 def test_standard_input_is_refused():
     with pytest.raises(UserError, match="input must be a file; got standard input"):
-        dedup_file("-", Path("a"), Path("b"), no_model, threshold=0.9, settings=SETTINGS)
+        dedup_file("-", Path("a"), Path("b"), tiny.no_model, threshold=0.9, settings=SETTINGS)
 
 
 @pytest.mark.parametrize(

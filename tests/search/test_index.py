@@ -20,7 +20,7 @@ from diffcse.search.nearest import Codes, VectorFile, exact
 from diffcse.search.rows import Changes, Rows
 from diffcse.search.writing import check_model
 from diffcse.vectors import exact_search, unit
-from tests.killing import Killed, kill_writer, killed_at
+from tests.killing import NO_SPACE, Killed, kill_writer, killed_at
 
 WIDTH = 8
 FACTS = Facts(dimension=WIDTH, model="some/model", fingerprint="abc")
@@ -426,12 +426,8 @@ def test_one_writer_at_a_time(tmp_path):
 def test_a_full_disk_leaves_the_index_as_it_was(tmp_path, monkeypatch):
     folder, array = tmp_path / "index", vectors(50)
     index = create(folder, array[:40])
-
-    def full(*args):
-        raise OSError(28, os.strerror(28))
-
     with monkeypatch.context() as patch:
-        patch.setattr(VectorFile, "append", full)
+        patch.setattr(VectorFile, "append", killed_at(VectorFile.append, error=NO_SPACE))
         with pytest.raises(UserError, match=r"got No space left on device; .* what was in the index still is"):
             index.add(blocks(array[40:], 40))
     assert places(SentenceIndex(folder, verify=True), array[:40], 1) == [[n] for n in range(40)]

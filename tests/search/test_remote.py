@@ -1,7 +1,6 @@
 """A published index is found as it was before or after any fault, and sent and fetched only as far as it changed."""
 
 import json
-import os
 
 import fsspec
 import pytest
@@ -10,7 +9,7 @@ from diffcse.errors import UserError
 from diffcse.search import remote
 from diffcse.search.index import SentenceIndex
 from diffcse.search.remote import fetch, is_remote, publish
-from tests.killing import Killed, killed_at
+from tests.killing import NO_SPACE, Killed, killed_at
 from tests.search.test_index import blocks, create, places, vectors
 
 kill = killed_at(print)
@@ -158,11 +157,7 @@ def test_no_index_to_publish(tmp_path, url):
 def test_a_full_disk_is_this_machines(tmp_path, url, monkeypatch):
     create(tmp_path / "index", vectors(60))
     publish(tmp_path / "index", url)
-
-    def full(*args):
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(remote, "write_atomic", full)
+    monkeypatch.setattr(remote, "write_atomic", killed_at(remote.write_atomic, error=NO_SPACE))
     with pytest.raises(UserError, match=r"cache .* must be on a disk that can be written to; got No space left"):
         fetch(url, tmp_path / "cache")
 

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
-from typer.testing import CliRunner
 
 from diffcse import build, train
-from diffcse.cli import app
 from diffcse.errors import UserError
 from diffcse.training.fingerprint import Fingerprint, fingerprint, tree_digest
 from diffcse.training.trainer import read_state
 from tests import tiny
+from tests.cli.command import invoke
 
 
 class StopAt(TrainerCallback):
@@ -105,7 +104,7 @@ def test_trees_are_reported_apart() -> None:
 
 
 def test_command(place: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["fingerprint", str(place / "encoder")])
+    result = invoke("fingerprint", place / "encoder")
     assert result.exit_code == 0 and f"weights     {fingerprint(place / 'encoder').weights}" in result.output
 
 

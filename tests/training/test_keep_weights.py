@@ -19,6 +19,7 @@ from diffcse.training.run_folder import RunFolder
 from diffcse.training.train import train
 from diffcse.training.trainer import COMPLETE
 from tests import tiny
+from tests.cli.command import options
 from tests.killing import assert_unfinished, checkpoints, kill
 
 SCORES = [0.3, 0.9, 0.5, math.nan, 0.9, 0.1, 0.7, 0.8]
@@ -190,13 +191,12 @@ def test_the_best_step_of_a_moving_average_is_the_average_at_that_step(place, tm
 
 
 def test_a_killed_run_saves_the_bits_of_an_unbroken_one(place, tmp_path):
-    options = settings(place, average_checkpoints=2, average_which="best", select_by="label-free", max_steps=14)
-    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    given = settings(place, average_checkpoints=2, average_which="best", select_by="label-free", max_steps=14)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train([place / "text.txt"], whole, build(**options))
-    kill(["train", str(place / "text.txt"), *flags, "-o", str(killed)], lambda: bool(checkpoints(killed)))
+    train([place / "text.txt"], whole, build(**given))
+    kill(["train", str(place / "text.txt"), *options(given), "-o", str(killed)], lambda: bool(checkpoints(killed)))
     assert_unfinished(killed)
-    train([place / "text.txt"], killed, build(**options))
+    train([place / "text.txt"], killed, build(**given))
     expected, again = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(value, again[name]) for name, value in expected.items())
 

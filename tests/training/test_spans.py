@@ -26,6 +26,7 @@ from diffcse.training.criteria import Criterion
 from diffcse.training.spans import DocumentReport, Spans, check_documents, joined, report
 from diffcse.training.train import train
 from tests import tiny
+from tests.cli.command import options
 from tests.killing import assert_unfinished, checkpoints, kill, run
 from tests.training.test_train import NO_GRADIENT
 
@@ -200,8 +201,7 @@ def test_a_criterion_from_python_keeps_the_best_step(place: Path, tmp_path: Path
 def command(place: Path, output: Path, **more: object) -> list[str]:
     """`diffcse train` on a table of documents."""
     flags = {**settings(place), "cache": place / "cache", "save_every_steps": 3, "max_steps": 12, **more}
-    options = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return ["train", str(place / "documents.jsonl"), "-o", str(output), "--keep-discriminator", *options]
+    return ["train", str(place / "documents.jsonl"), "-o", str(output), "--keep-discriminator", *options(flags)]
 
 
 @pytest.fixture(scope="module")

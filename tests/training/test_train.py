@@ -28,6 +28,7 @@ from diffcse.training.networks import load_networks
 from diffcse.training.run_folder import RunFolder
 from diffcse.training.train import train
 from tests import tiny
+from tests.cli.command import options
 from tests.killing import assert_unfinished, checkpoints, kill, logged, run
 
 SETTINGS = {
@@ -61,11 +62,7 @@ def command(place: Path, output: Path, *, dropout: bool = True, **more: object) 
         "cache": place / "cache",
         **more,
     }
-    options = []
-    for name, value in settings.items():
-        flag = f"--{name.replace('_', '-')}"
-        options += [flag] if value is True else [flag, str(value)]
-    return ["train", str(place / "text.txt"), "-o", str(output), *options]
+    return ["train", str(place / "text.txt"), "-o", str(output), *options(settings)]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from diffcse.errors import NonFiniteLoss
 from diffcse.presets import build
 from diffcse.training.batches import Collator, Examples
 from diffcse.training.callbacks import MetricsFile, WatchForCollapse
-from diffcse.training.criteria import Criterion, alignment, label_free_score, uniformity
+from diffcse.training.criteria import Criterion, label_free_score
 from diffcse.training.keep_weights import KeepWeights, Kept
 from diffcse.training.trainer import COMPLETE, EpochOrder, SafeTrainer, last_checkpoint
 from tests import tiny
@@ -168,15 +168,6 @@ def test_collapse_is_said_in_words_once(logs: dict[str, float], words: str | Non
         watch.on_log(None, state, None, logs)  # type: ignore[arg-type]
     assert len(caplog.records) == (words is not None)
     assert words is None or words in caplog.text
-
-
-def test_alignment_and_uniformity_equal_a_loop() -> None:
-    rng = np.random.default_rng(0)
-    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, 6, 5)))
-    assert alignment(a, b) == pytest.approx(np.mean([np.sum((a[i] - b[i]) ** 2) for i in range(6)]))
-    pairs = [np.exp(-2 * np.sum((a[i] - a[j]) ** 2)) for i in range(6) for j in range(i)]
-    assert uniformity(a) == pytest.approx(np.log(np.mean(pairs)))
-    assert uniformity(np.tile(a[:1], (4, 1))) == pytest.approx(0)
 
 
 def test_label_free_score_ranks_a_bag_of_words_over_a_constant_and_over_noise() -> None:
