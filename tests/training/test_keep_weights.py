@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from diffcse.errors import UserError
+from diffcse.persistence.card import Kept
 from diffcse.presets import build
 from diffcse.training.criteria import Criterion
-from diffcse.training.keep_weights import KeepWeights, Kept, Term, chosen, mean_weights, waiting
+from diffcse.training.keep_weights import KeepWeights, Term, chosen, mean_weights, waiting
 from diffcse.training.run_folder import RunFolder
 from diffcse.training.train import train
 from diffcse.training.trainer import COMPLETE

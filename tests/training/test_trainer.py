@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainingArguments
 
 from diffcse.errors import NonFiniteLoss
+from diffcse.persistence.card import Kept
 from diffcse.presets import build
 from diffcse.training.batches import Collator, Examples
 from diffcse.training.callbacks import MetricsFile, WatchForCollapse
 from diffcse.training.criteria import Criterion, label_free_score
-from diffcse.training.keep_weights import KeepWeights, Kept
+from diffcse.training.keep_weights import KeepWeights
 from diffcse.training.trainer import COMPLETE, EpochOrder, SafeTrainer, last_checkpoint
 from tests import tiny
 from tests.method.test_model import model as build_model

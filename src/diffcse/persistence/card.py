@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -32,22 +33,29 @@ print(model.similarity(model.encode(["A dog runs."]), model.encode(["A dog is ru
 """
 
 
-class Kept(Protocol):
-    """The weights that a run kept, and why."""
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """The weights that a run kept: of one step, or the mean over several.
 
-    @property
-    def metric(self) -> str | None:
-        """What they were chosen by."""
-        ...
+    Attributes:
+        steps: optimiser steps that they were taken at.
+        score: the criterion's value of these weights; None without a criterion.
+        metric: name of the criterion.
+    """
 
-    @property
-    def score(self) -> float | None:
-        """Its value."""
-        ...
+    steps: tuple[int, ...]
+    score: float | None = None
+    metric: str | None = None
 
     def describe(self) -> str:
-        """A few words for the card."""
-        ...
+        """In words.
+
+        >>> Kept(steps=(250,), score=0.8, metric="stsb").describe(), Kept(steps=(4, 8)).describe()
+        ('step 250, stsb 0.8000', 'mean of steps 4, 8')
+        """
+        scored = "" if self.score is None else f", {self.metric} {self.score:.4f}"
+        steps = ", ".join(map(str, self.steps))
+        return f"step {steps}{scored}" if len(self.steps) == 1 else f"mean of steps {steps}{scored}"
 
 
 def model_card(config: Config, kept: Kept | None, metrics: list[dict[str, Any]]) -> str:
@@ -58,16 +66,21 @@ def model_card(config: Config, kept: Kept | None, metrics: list[dict[str, Any]])
         kept: the weights that were kept; None for those of the last step.
         metrics: the run's log lines.
     """
-    name = {"diffcse": "DiffCSE", "simcse": "SimCSE"}[config.objective.objective]
+    objective = config.objective.objective
+    title = {"diffcse": "DiffCSE", "simcse": "SimCSE"}[objective] + " sentence encoder"
+    return _card(title, config.model.encoder, objective, _body(title, config, kept, metrics), _results(kept))
+
+
+def _card(title: str, start: str, method: str, body: str, results: list[EvalResult] | None = None) -> str:
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", config.objective.objective],
-        base_model=_base_model(config.model.encoder),
-        model_name=f"{name} sentence encoder",
-        eval_results=_results(kept),
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", method],
+        base_model=_base_model(start),
+        model_name=title,
+        eval_results=results,
     )
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{_body(name, config, kept, metrics)}"))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}"))
 
 
 def _is_local(name: str) -> bool:
@@ -112,13 +125,13 @@ def _results(kept: Kept | None) -> list[EvalResult] | None:
     return [result]
 
 
-def _body(name: str, config: Config, kept: Kept | None, metrics: list[dict[str, Any]]) -> str:
+def _body(title: str, config: Config, kept: Kept | None, metrics: list[dict[str, Any]]) -> str:
     last: dict[str, Any] = next((line for line in reversed(metrics) if "loss" in line), {})
     weights = "the last step" if kept is None else kept.describe()
     if kept is not None and config.training.average_checkpoints and config.training.ema_decay:
         weights += "; each the moving average at that step"
     return f"""
-# {name} sentence encoder
+# {title}
 
 Maps a sentence to one vector (pooler `{config.model.pooler}`, before the projector). Trained without labels by
 diffcse {__version__}; start: {publishable(config.model.encoder)}.
@@ -152,19 +165,13 @@ def adapted_card(start: str, words: Sequence[str], settings: Mapping[str, Any]) 
         words: what was read, measured and decided, a paragraph each.
         settings: of the adaptation.
     """
-    data = ModelCardData(
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "diffcse"],
-        base_model=_base_model(start),
-        model_name="Sentence encoder adapted to documents",
-    )
+    title = "Sentence encoder adapted to documents"
     public = {
         name: publishable(value) if name in ("encoder", "generator") else value for name, value in settings.items()
     }
     paragraphs = "\n\n".join(words)
     body = f"""
-# Sentence encoder adapted to documents
+# {title}
 
 Adapted without labels by diffcse {__version__}; start: {publishable(start)}. `report.html` has the figures.
 
@@ -177,4 +184,4 @@ Adapted without labels by diffcse {__version__}; start: {publishable(start)}. `r
 {json.dumps(public, indent=2)}
 ```
 """
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{body}"))
+    return _card(title, start, "diffcse", body)

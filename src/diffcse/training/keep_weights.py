@@ -23,36 +23,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from diffcse.errors import UserError
 from diffcse.files import write_atomic
+from diffcse.persistence.card import Kept
 from diffcse.training.averages import averaged
 from diffcse.training.criteria import Criterion
 from diffcse.training.trainer import last_checkpoint, whole_checkpoint
 
 Which = Literal["last", "best"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kept:
-    """The weights that a run kept: of one step, or the mean over several.
-
-    Attributes:
-        steps: optimiser steps that they were taken at.
-        score: the criterion's value of these weights; None without a criterion.
-        metric: name of the criterion.
-    """
-
-    steps: tuple[int, ...]
-    score: float | None = None
-    metric: str | None = None
-
-    def describe(self) -> str:
-        """In words.
-
-        >>> Kept(steps=(250,), score=0.8, metric="stsb").describe(), Kept(steps=(4, 8)).describe()
-        ('step 250, stsb 0.8000', 'mean of steps 4, 8')
-        """
-        scored = "" if self.score is None else f", {self.metric} {self.score:.4f}"
-        steps = ", ".join(map(str, self.steps))
-        return f"step {steps}{scored}" if len(self.steps) == 1 else f"mean of steps {steps}{scored}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from diffcse.config import Config
 from diffcse.method.model import trained_parts
-from diffcse.persistence import card
+from diffcse.persistence.card import Kept, model_card
 from diffcse.persistence.save import save_folder
 from diffcse.settings import as_path, checked
 from diffcse.text.dataset import ReadReport
@@ -23,7 +23,7 @@ from diffcse.training.averages import swap
 from diffcse.training.build import build_model, build_trainer, keep_weights, steps_of
 from diffcse.training.checks import check_machine, check_positions, check_size, settle_machine
 from diffcse.training.criteria import Criterion, choose_criterion
-from diffcse.training.keep_weights import KeepWeights, Kept
+from diffcse.training.keep_weights import KeepWeights
 from diffcse.training.networks import Networks, load_networks
 from diffcse.training.process import own_process
 from diffcse.training.run_folder import RunFolder
@@ -121,7 +121,7 @@ def finish(
     if best is None:
         swap(trainer.module)  # the moving average, if there is one, is the model
     networks.restore_pooler()
-    files = {"README.md": card.model_card(config, best, run.read_metrics()).encode()}
+    files = {"README.md": model_card(config, best, run.read_metrics()).encode()}
     save_folder(networks.model, run.folder, files)
     if config.training.keep_discriminator:
         run.save_training_state(trained_parts(trainer.saved_state()))
