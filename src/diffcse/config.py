@@ -15,7 +15,7 @@ from diffcse.settings import Checked
 
 Objective = Literal["diffcse", "simcse"]
 Pooler = Literal["cls", "avg", "avg_top2", "avg_first_last", "last"]
-PoolerChoice = Literal["auto", "cls", "avg", "avg_top2", "avg_first_last", "last"]
+PoolerChoice = Literal["auto", Pooler]
 """`auto` is the pooling of the model that a run starts from."""
 Projector = Literal["bn", "tanh", "none"]
 

@@ -8,31 +8,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-from diffcse.config import (
-    BUNDLED,
-    Config,
-    EditConfig,
-    ExtensionConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    TrainingConfig,
-    ViewConfig,
-)
+from diffcse.config import BUNDLED, Config
 from diffcse.errors import UserError
 from diffcse.settings import checked
 
 Fidelity = Literal["reference", "paper"]
 
-SECTIONS: dict[str, type[Any]] = {
-    "model": ModelConfig,
-    "objective": ObjectiveConfig,
-    "views": ViewConfig,
-    "edits": EditConfig,
-    "extensions": ExtensionConfig,
-    "training": TrainingConfig,
-}
+SECTIONS: dict[str, type[Any]] = get_type_hints(Config)
+"""The class of each section."""
 
 # What the paper's text says where the code behind its numbers differs. Each switch is explained at its field.
 PAPER: dict[str, Any] = {

@@ -28,22 +28,34 @@ HEADLINE: Mapping[Group, str] = {"sts": "spearman", "transfer": "accuracy"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredPairs:
-    """Sentence pairs with human similarity scores.
+class Pairs:
+    """Sentence pairs.
 
     Attributes:
         first: P sentences.
         second: P sentences.
-        scores: shape (P,), higher is more similar.
     """
 
     first: list[str]
     second: list[str]
-    scores: NDArray[np.float64]
 
     def sentences(self) -> list[str]:
         """All 2P sentences, repetitions included."""
         return self.first + self.second
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredPairs(Pairs):
+    """Sentence pairs with human similarity scores: `scores`, (P,), higher is more similar."""
+
+    scores: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledPairs(Pairs):
+    """Sentence pairs with class labels: `labels`, (P,), classes counted from 0."""
+
+    labels: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,25 +73,6 @@ class Labelled:
     def sentences(self) -> list[str]:
         """All sentences, repetitions included."""
         return self.texts
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledPairs:
-    """Sentence pairs with class labels.
-
-    Attributes:
-        first: P sentences.
-        second: P sentences.
-        labels: shape (P,), classes counted from 0.
-    """
-
-    first: list[str]
-    second: list[str]
-    labels: NDArray[np.int64]
-
-    def sentences(self) -> list[str]:
-        """All 2P sentences, repetitions included."""
-        return self.first + self.second
 
 
 Part = ScoredPairs | Labelled | LabelledPairs

@@ -45,14 +45,14 @@ class Fingerprint:
     """
 
     kind: str
-    step: int | None
+    step: int | None = None
     settings: str | None
-    text: str | None
-    tokenizer: str | None
+    text: str | None = None
+    tokenizer: str | None = None
     weights: str
-    optimiser: str | None
-    random: str | None
-    next_batch: str | None
+    optimiser: str | None = None
+    random: str | None = None
+    next_batch: str | None = None
 
     def lines(self) -> list[str]:
         """A line for each field."""
@@ -90,14 +90,9 @@ def _model(folder: Path) -> Fingerprint:
     about = _json(folder / "diffcse.json")
     return Fingerprint(
         kind="model",
-        step=None,
         settings=_of_files(folder, _FILES_OF_A_MODEL) if about is None else tree_digest(about["settings"]),
-        text=None,
         tokenizer=_of_files(folder, _TOKENIZER),
         weights=tree_digest(weights),
-        optimiser=None,
-        random=None,
-        next_batch=None,
     )
 
 
@@ -113,7 +108,6 @@ def _run(folder: Path, checkpoint: Path) -> Fingerprint:
         step=step,
         settings=None if about is None else tree_digest(about["settings"]),
         text=None if text is None else text["sha256"],
-        tokenizer=None,
         weights=tree_digest(weights),
         optimiser=tree_digest([_load(path) for path in states if path.is_file()]),
         random=tree_digest([_load(path) for path in sorted(checkpoint.glob("rng_state*.pth"))]),
