@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
+from diffcse.text.prose import UNSPACED
+
 STOP_WORDS = tuple(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
     "to was will with".split()
 )
 """Lucene's 33 English words."""
 
-_WITHOUT_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-WORD = rf"[{_WITHOUT_SPACES}]|[^\W{_WITHOUT_SPACES}]+"
-"""A word, or a single character in scripts that are written without spaces (Thai, Lao, Burmese, Khmer, CJK)."""
+WORD = rf"[{UNSPACED}]|[^\W{UNSPACED}]+"
+"""A word, or a single character in scripts that are written without spaces."""
 
+_K1, _B = 1.2, 0.75
+"""How soon further times of a word count for nothing, and how much a document's length does; the usual values."""
 _BLOCK_VALUES = 2**24
 
 
@@ -39,29 +42,23 @@ class TfIdf:
 class BM25:
     """Okapi BM25 (Robertson et al., 1994), with Lucene's idf, which is never negative, and its stop words."""
 
-    def __init__(self, k1: float = 1.2, b: float = 0.75) -> None:
-        self.k1, self.b = k1, b
-
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> Iterator[NDArray[np.float64]]:
         """Scores of every query against every document, in blocks (b, D)."""
         words = CountVectorizer(token_pattern=WORD, stop_words=list(STOP_WORDS))
         counts = _fit(words, documents)
-        return (
-            _blocks(words.transform(queries), self._weights(counts))
-            if counts is not None
-            else _zeros(queries, documents)
-        )
+        return _blocks(words.transform(queries), _bm25(counts)) if counts is not None else _zeros(queries, documents)
 
-    def _weights(self, counts: Any) -> Any:
-        """What each word (V) of each document (D) adds to the score of a query that has it once."""
-        entries = sparse.coo_array(counts, dtype=np.float64)
-        lengths = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-        found_in = np.bincount(entries.col, minlength=counts.shape[1])  # (V,), documents with the word
-        idf = np.log1p((len(lengths) - found_in + 0.5) / (found_in + 0.5))
-        # A word counts less each further time, and less in a document that is longer than the mean.
-        saturation = self.k1 * (1 - self.b + self.b * lengths / lengths.mean())
-        values = idf[entries.col] * entries.data * (self.k1 + 1) / (entries.data + saturation[entries.row])
-        return sparse.csr_array((values, (entries.row, entries.col)), shape=counts.shape)
+
+def _bm25(counts: Any) -> Any:
+    """What each word (V) of each document (D) adds to the score of a query that has it once."""
+    entries = sparse.coo_array(counts, dtype=np.float64)
+    lengths = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    found_in = np.bincount(entries.col, minlength=counts.shape[1])  # (V,), documents with the word
+    idf = np.log1p((len(lengths) - found_in + 0.5) / (found_in + 0.5))
+    # A word counts less each further time, and less in a document that is longer than the mean.
+    saturation = _K1 * (1 - _B + _B * lengths / lengths.mean())
+    values = idf[entries.col] * entries.data * (_K1 + 1) / (entries.data + saturation[entries.row])
+    return sparse.csr_array((values, (entries.row, entries.col)), shape=counts.shape)
 
 
 def _fit(words: CountVectorizer, documents: Sequence[str]) -> Any:

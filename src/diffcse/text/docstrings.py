@@ -130,7 +130,6 @@ def collect(*, limit: int, cache: Path | None = None, roots: Sequence[Path] | No
 def docstring_documents(
     *,
     limit: int = 100_000,
-    near_duplicates: float | None = 0.9,
     cache_dir: str | Path | None = None,
     roots: Sequence[Path] | None = None,
 ) -> Documents:
@@ -140,7 +139,6 @@ def docstring_documents(
 
     Args:
         limit: most docstrings that are read; packages take turns, so that large ones do not crowd out small ones.
-        near_duplicates: as in `read_documents`.
         cache_dir: as in `read_documents`; used while the same packages are installed.
         roots: folders that hold packages; the standard library and site-packages unless given.
 
@@ -153,7 +151,7 @@ def docstring_documents(
     documents = build_documents(
         itertools.islice(_raw_documents(find_packages(roots)), limit),
         key=["docstrings", _key(limit, roots)],
-        near_duplicates=near_duplicates,
+        near_duplicates=0.9,
         language="en",
         cache_dir=cache_dir,
         grouped=True,

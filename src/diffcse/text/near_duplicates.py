@@ -9,13 +9,15 @@ from typing import TypeVar
 
 import rensa
 
+from diffcse.text.prose import UNSPACED
+
 _PERMUTATIONS = 64
 _BANDS = 8
 _SEED = 1
 _SHINGLE = 3  # words
 _CHUNK = 256
 
-_TOKEN = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\\W_]+")
+_TOKEN = re.compile(rf"[{UNSPACED}]|[^\W_]+")
 """A word, or a letter of a script without spaces."""
 
 _Item = TypeVar("_Item")

@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+SPACE_ENDS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+"""Letters of Thai, Lao, Burmese and Khmer, for a regular expression: a space, not a mark, ends a sentence there."""
+UNSPACED = SPACE_ENDS + "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Letters of all scripts without spaces between words: those, Japanese and Chinese."""
+
 BULLET = re.compile(r"^\s*(?:[-*+•‣]|\d{1,3}[.)]|#\.)\s+")
 """The mark of an item of a list."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import sentencex
 
-from diffcse.text.prose import Block
+from diffcse.text.prose import SPACE_ENDS, UNSPACED, Block
 
 _LEAST_WORDS = 3
 _MOST_WORDS = 100
@@ -19,12 +19,8 @@ _UNSPACED_WORD = 30
 _PIECE = 5_000
 """Characters that the splitter gets at once: some of its rules take time that grows with the square of the length."""
 
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
-"""Letters of scripts without spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
-_SPACE_ENDS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
-"""Those of them in which a space, not a mark, ends a sentence."""
+_UNSPACED = re.compile(f"[{UNSPACED}\U00020000-\U0003ffff]")  # with the rare characters of Chinese
+_SPACE_ENDS = re.compile(f"[{SPACE_ENDS}]")
 
 
 def split_sentences(blocks: Iterable[Block], language: str = "en") -> list[str]:
