@@ -30,9 +30,11 @@ def make_console(*, stderr: bool = True, quiet: bool = False) -> Console:
     return Console(stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
 
 
-def say(console: Console, text: str) -> None:
-    """Print a line of text as it is, unbroken however narrow the terminal, on any console that a caller brought."""
-    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+def say(console: Console | None, *lines: str) -> None:
+    """Print lines as they are, unbroken however narrow the terminal, on the console that a caller brought, if any."""
+    for line in lines:
+        if console is not None:
+            console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def make_bar(console: Console, *, figures: bool = False) -> Progress:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +34,7 @@ from diffcse.progress import counting, say
 from diffcse.reports import terminal
 from diffcse.settings import as_names, as_path, checked
 from diffcse.text.documents import Documents, read_documents
+from diffcse.training.checks import launched
 from diffcse.training.run_folder import RunFolder, is_finished
 from diffcse.training.train import train
 
@@ -113,7 +113,7 @@ def adapt(
     documents = _documents(sources, column, cache_dir)
     parts, settings = _split(documents, settings)
     notes = (*documents.counts.lines(), *parts.lines())
-    _say(console, *notes)
+    say(console, *notes)
     with run.writing():
         trained = _trained(parts, train_config(settings, parts), run, cache_dir, console)
         blends = Blends(Encoder(start, settings=EncodeSettings(max_tokens=_limit(start, settings))), copied(trained))
@@ -185,8 +185,8 @@ def train_config(settings: AdaptSettings, parts: Parts) -> Config:
 
 
 def _look(output: Path, sources: Sources | Documents, settings: AdaptSettings, column: str | None) -> RunFolder:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("processes", "one for adapt", os.environ["WORLD_SIZE"], "start it without torchrun")
+    if launched() > 1:
+        raise UserError("processes", "one for adapt", launched(), "start it without torchrun")
     if isinstance(sources, Documents):
         names = ["documents"]
     else:
@@ -250,9 +250,9 @@ def _verdict(blends: Blends, parts: Parts, settings: AdaptSettings, console: Con
     """Choose a form on one half of the held-out documents, compare it with the start on the other."""
 
     def show(form: Form) -> None:
-        _say(console, f"measuring {form.words()}")
+        say(console, f"measuring {form.words()}")
 
-    _say(console, f"choosing on {len(parts.choosing):,} held-out documents")
+    say(console, f"choosing on {len(parts.choosing):,} held-out documents")
     forms = [Form(share) for share in shares(settings.most_share)]
     measured = blends.measure(questions(parts.choosing, settings.seed), forms, show)
     chosen = choose(measured.candidates)
@@ -260,10 +260,10 @@ def _verdict(blends: Blends, parts: Parts, settings: AdaptSettings, console: Con
         base = chosen.form if chosen.better else START
         _add_map(blends, measured, base, parts, settings, console)
         chosen = choose(measured.candidates)
-    _say(console, f"reporting on {len(parts.reporting):,} others")
+    say(console, f"reporting on {len(parts.reporting):,} others")
     reported = blends.measure(questions(parts.reporting, settings.seed), [chosen.form], show)
     verdict = reach(measured.candidates, chosen, reported)
-    _say(console, verdict.words())
+    say(console, verdict.words())
     return verdict
 
 
@@ -282,7 +282,7 @@ def _add_map(
             seed=settings.seed,
             on_progress=show,
         )
-    _say(console, f"measuring {form.words()}")
+    say(console, f"measuring {form.words()}")
     blends.set(form)
     measured.add(form, Remembering(blends.encoder))
 
@@ -311,7 +311,7 @@ def _judged(
     if not collections:
         return ()
     encoders = {"start": _At(blends, START), "adapted": _At(blends, form)}
-    return tuple(compare_on(collections, encoders, lambda what: _say(console, f"judged: {what}")))
+    return tuple(compare_on(collections, encoders, lambda what: say(console, f"judged: {what}")))
 
 
 class _At:
@@ -319,10 +319,6 @@ class _At:
 
     def __init__(self, blends: Blends, form: Form) -> None:
         self.blends, self.form = blends, form
-
-    def encode(self, sentences: list[str]) -> Any:
-        """Vectors (N, H)."""
-        return self.encode_document(sentences)
 
     def encode_query(self, sentences: list[str]) -> Any:
         """Vectors (N, H), with the model's prompt for queries."""
@@ -334,6 +330,8 @@ class _At:
         self.blends.set(self.form)
         return self.blends.encoder.encode_document(sentences)
 
+    encode = encode_document  # as any encoder has it
+
 
 def _index_folder(index: str | Path | None, run: RunFolder) -> Path | None:
     place = None if index is None else as_path("index", index)
@@ -343,16 +341,10 @@ def _index_folder(index: str | Path | None, run: RunFolder) -> Path | None:
 
 def _index(documents: Documents, place: Path | None, run: RunFolder, console: Console | None) -> None:
     if place is not None:
-        _say(console, f"indexing {len(documents.dataset):,} documents")
+        say(console, f"indexing {len(documents.dataset):,} documents")
         index_documents(documents.dataset, run.folder, place, run.checkpoints, console)
 
 
 def _show(report: page.Report, console: Console | None) -> None:
     if console is not None:
         terminal.show(console, *report.tables())
-
-
-def _say(console: Console | None, *lines: str) -> None:
-    for line in lines:
-        if console is not None:
-            say(console, line)

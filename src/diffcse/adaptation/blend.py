@@ -173,10 +173,6 @@ class Remembering:
     encoder: Encoder
     vectors: dict[tuple[str, str], NDArray[np.float32]] = field(default_factory=dict)
 
-    def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """As documents."""
-        return self.encode_document(texts)
-
     def encode_query(self, texts: list[str]) -> NDArray[np.float32]:
         """Vectors (N, H), with the model's prompt for queries."""
         return self._encode(texts, "query")
@@ -184,6 +180,8 @@ class Remembering:
     def encode_document(self, texts: list[str]) -> NDArray[np.float32]:
         """Vectors (N, H), with the model's prompt for documents."""
         return self._encode(texts, "document")
+
+    encode = encode_document  # as any encoder has it
 
     def _encode(self, texts: list[str], role: Literal["query", "document"]) -> NDArray[np.float32]:
         new = [text for text in dict.fromkeys(texts) if (role, text) not in self.vectors]

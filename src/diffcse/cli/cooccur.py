@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from diffcse.cli.options import SOURCES, with_fields, without_none
+from diffcse.cli.common import COLUMN
+from diffcse.cli.options import CACHE, MODEL_FOLDER, SOURCES, with_fields, without_none
 from diffcse.pretraining.config import CooccurConfig
 
 
 def cooccur(
     sources: SOURCES,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", show_default=False)],
-    column: Annotated[str | None, typer.Option(help="Column of a table that holds the text.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder for the text that was read.")] = None,
+    output: MODEL_FOLDER,
+    column: COLUMN = None,
+    cache: CACHE = None,
     **options: Any,
 ) -> None:
     """Make an encoder to start from out of word co-occurrence in plain text; no labels, minutes on one core."""

@@ -21,6 +21,8 @@ SOURCES = Annotated[
         show_default=False,
     ),
 ]
+MODEL_FOLDER = Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", show_default=False)]
+CACHE = Annotated[Path | None, typer.Option(help="Folder for the text that was read.")]
 
 
 def with_fields(command: Callable[..., None], panels: dict[str, type[Any]]) -> Callable[..., None]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from diffcse.cli.options import SOURCES, with_fields, without_none
+from diffcse.cli.common import COLUMN
+from diffcse.cli.options import CACHE, MODEL_FOLDER, SOURCES, with_fields, without_none
 from diffcse.pretraining.config import PretrainConfig, pretrain_config
 
 
 def pretrain(
     sources: SOURCES,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", show_default=False)],
-    column: Annotated[str | None, typer.Option(help="Column of a table that holds the text.")] = None,
+    output: MODEL_FOLDER,
+    column: COLUMN = None,
     documents: Annotated[
         bool, typer.Option("--documents", help="Read the sources as documents (folders, .md, .html and so on too).")
     ] = False,
-    cache: Annotated[Path | None, typer.Option(help="Folder for the text that was read.")] = None,
+    cache: CACHE = None,
     **options: Any,
 ) -> None:
     """Make a WordPiece tokenizer and a small BERT from plain text, or let an encoder read on (--encoder).

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from diffcse.cli.options import SOURCES, read_toml, with_fields, without_none
+from diffcse.cli.options import MODEL_FOLDER, SOURCES, read_toml, with_fields, without_none
 from diffcse.errors import Interrupted
 from diffcse.presets import PRESETS, SECTIONS, build, flatten
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def train(
     sources: SOURCES,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", show_default=False)],
+    output: MODEL_FOLDER,
     preset: Annotated[
         str | None,
         typer.Option(help=f"Where the settings start: {', '.join(PRESETS)}. Default: bert-sts."),

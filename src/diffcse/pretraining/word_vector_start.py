@@ -95,9 +95,8 @@ def cooccur(
     tokenizer = fitting_tokenizer(config)
     run = RunFolder.look(Path(output), dataclasses.asdict(config), [f"{len(sentences)} sentences"])
     counted = _count(sentences[config.held_out :], tokenizer, config, console)
-    if console is not None:
-        say(console, unknown_note(counted.words, tokenizer))
-        say(console, f"factorising {counted.pairs[-1].nnz:,} pairs of {int((counted.words > 0).sum()):,} words")
+    say(console, unknown_note(counted.words, tokenizer))
+    say(console, f"factorising {counted.pairs[-1].nnz:,} pairs of {int((counted.words > 0).sum()):,} words")
     vectors = weighted_vectors(counted, tokenizer.convert_ids_to_tokens(range(len(tokenizer))), config)
     vectors[sorted(set(tokenizer.all_special_ids))] = 0
     rows = token_ids(sentences[: config.held_out], tokenizer) if config.held_out else []
