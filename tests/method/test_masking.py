@@ -53,7 +53,3 @@ def test_random_words_cover_the_vocabulary_evenly() -> None:
 @pytest.mark.parametrize("other", [(2, 0, 7, 0), (1, 1, 7, 0), (1, 0, 8, 0), (1, 0, 7, 1)])
 def test_every_coordinate_changes_the_numbers(other: tuple[int, int, int, int]) -> None:
     assert not np.intersect1d(uniforms(1, 0, 7, 0, 50), uniforms(*other, 50)).size
-
-
-def test_numbers_do_not_depend_on_the_length() -> None:
-    assert (uniforms(5, 3, 123_456_789, 1, 4) == uniforms(5, 3, 123_456_789, 1, 90)[:4]).all()
