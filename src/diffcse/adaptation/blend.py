@@ -211,13 +211,10 @@ def copied(model: nn.Module) -> State:
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """The best of the forms that are better than the start; where none is, the best of all.
+    """The best of the forms that are better than the start (which comes first); where none is, the best of all.
 
     The best has the highest mean of both kinds' MRR: a sentence shares few words with its document, keywords share all
     of theirs, and people's queries are between the two.
-
-    Args:
-        candidates: the start first.
 
     Raises:
         UserError: the vectors of every blend are not finite.

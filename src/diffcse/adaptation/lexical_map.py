@@ -41,12 +41,7 @@ Float = NDArray[np.float32]
 
 
 def drawn(documents: Dataset, seed: int) -> list[list[str]]:
-    """The documents that the map is trained on: all of them, or some where there are many.
-
-    Args:
-        documents: column sentences.
-        seed: draws them.
-    """
+    """Sentences of the documents that the map is trained on: all, or some that `seed` draws where there are many."""
     count = min(len(documents), MOST_DOCUMENTS)
     rows = np.sort(np.random.default_rng(seed).permutation(len(documents))[:count])
     sentences: list[list[str]] = documents.select(rows)["sentences"][:]

@@ -53,11 +53,7 @@ class Report:
         return [self._main(), *([retrieval_table(self.judged, first="start")] if self.judged else [])]
 
     def files(self, training: Path) -> dict[str, bytes]:
-        """Content of the files next to the model, by name.
-
-        Args:
-            training: folder of the training run.
-        """
+        """Content of the files next to the model, by name; `training` is the folder of the training run."""
         return {
             "report.html": self._html(training),
             "adapt.json": json_bytes(self.as_json()),

@@ -44,11 +44,7 @@ class Embedded:
 
 
 def embed(encode: Encode, sentences: Iterable[str]) -> Embedded:
-    """Encode each different sentence once, with one call.
-
-    Args:
-        encode: the encoder's method.
-        sentences: any sentences, repetitions included.
+    """Encode each different sentence once, with one call of an encoder's method.
 
     Raises:
         UserError: the encoder gave something else than S finite vectors.

@@ -40,12 +40,7 @@ def import_gradio() -> Any:
 
 
 def build_page(answers: Answers, title: str) -> Any:
-    """The three tabs as gradio's Blocks.
-
-    Args:
-        answers: what the buttons do.
-        title: of the page.
-    """
+    """The three tabs as gradio's Blocks."""
     gr = import_gradio()
     with gr.Blocks(analytics_enabled=False, title=title) as page:
         gr.HTML(f"<h1 style='font-size: 1.4rem; margin: .2rem 0'>{escape(title)}</h1>")
@@ -59,14 +54,7 @@ def build_page(answers: Answers, title: str) -> Any:
 
 
 def build_app(answers: Answers, title: str, host: str, port: int) -> Any:
-    """The page as an ASGI application with its guards.
-
-    Args:
-        answers: what the buttons do.
-        title: of the page.
-        host: where it will listen.
-        port: likewise.
-    """
+    """The page as an ASGI application with its guards."""
     gr = import_gradio()
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -140,11 +128,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware: no uploads, no long requests, and nothing from elsewhere in the browser.
-
-    Args:
-        app: what it guards.
-    """
+    """ASGI middleware: no uploads, no long requests, and nothing from elsewhere in the browser."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

@@ -66,12 +66,7 @@ def make_corpus(name: str, sentences: list[str], embed: Embed, *, left_out: bool
 
 
 def read_corpus(source: str, embed: Embed, *, column: str | None = None) -> Corpus:
-    """The sentences of a file, `MOST_IN_FILE` at most.
-
-    Args:
-        source: as for `diffcse.text.stream.open_texts`.
-        embed: the encoder.
-        column: of a table.
+    """The sentences of a file as `diffcse.text.stream.open_texts` reads it, `MOST_IN_FILE` at most.
 
     Raises:
         UserError: missing, unreadable, or without text.

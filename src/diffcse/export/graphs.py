@@ -30,11 +30,7 @@ _LARGEST = 2_000_000_000  # bytes of weights; protobuf ends at 2 GiB
 
 
 class TokenVectors(nn.Module):
-    """The backbone and, where the model has one, the mean of its layers.
-
-    Args:
-        model: begins with a Transformer.
-    """
+    """The backbone of a model that begins with a Transformer and, where it has one, the mean of its layers."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()

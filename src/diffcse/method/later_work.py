@@ -227,12 +227,7 @@ class QueuedNegatives(Later):
 
 
 class Queue(nn.Module):
-    """The last vectors that were pushed; buffers, so that checkpoints hold them.
-
-    Args:
-        size: vectors that it holds.
-        hidden: their width.
-    """
+    """The last `size` vectors that were pushed, (Q, H); buffers, so that checkpoints hold them."""
 
     vectors: Tensor
     pushed: Tensor

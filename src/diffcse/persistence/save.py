@@ -148,12 +148,7 @@ def remove(model: SentenceTransformer, module: nn.Module) -> None:
 
 
 def layer_mean(config: Any, pooler: Pooler) -> WeightedLayerPooling:
-    """The module after the Transformer that avg_top2 and avg_first_last need.
-
-    Args:
-        config: of the backbone.
-        pooler: one of the two.
-    """
+    """The module after the Transformer that avg_top2 and avg_first_last need."""
     layers = config.num_hidden_layers
     start = layers - 1 if pooler == "avg_top2" else 0
     weights = torch.zeros(layers + 1 - start)
@@ -182,10 +177,7 @@ def save_folder(model: SentenceTransformer, folder: Path, extra: dict[str, bytes
 
 @contextmanager
 def moved_into(folder: Path) -> Iterator[Path]:
-    """An absent folder to write files into, which then move into `folder`, each atomically.
-
-    Args:
-        folder: an existing folder.
+    """An absent folder to write files into, which then move into the existing `folder`, each atomically.
 
     Raises:
         OSError: a disk that cannot be written to, in safetensors' words too.

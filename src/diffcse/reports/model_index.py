@@ -35,12 +35,7 @@ def check_card(folder: Path) -> Path:
 
 
 def update_card(folder: Path, results: dict[str, Any]) -> None:
-    """Put results into README.md; the same measure of the same data is replaced, all else stays, twice is once.
-
-    Args:
-        folder: the model's folder.
-        results: from `suite.evaluate`.
-    """
+    """Put results of `suite.evaluate` into README.md: the same measure of the same data is replaced, all else stays."""
     path = check_card(folder)
     card = _load(path)
     data: Any = card.data

@@ -89,13 +89,7 @@ class Section:
 
 
 def html(title: str, sections: Sequence[Section], *, intro: Sequence[str] = ()) -> bytes:
-    """The whole page; the same bytes for the same content.
-
-    Args:
-        title: of the page.
-        sections: its parts.
-        intro: paragraphs below the title.
-    """
+    """The whole page, `intro` in paragraphs below its title; the same bytes for the same content."""
     template = templates(Path(__file__).parent).get_template("page.html.j2")
     colours = {"light": _variables(SERIES), "dark": _variables(SERIES_ON_DARK)}
     text = template.render(title=title, sections=sections, intro=intro, kind=_kind, inline=inline, **colours)

@@ -15,10 +15,7 @@ GENERATOR = "generator"
 
 
 def bundled(resource: str = DEFAULT_ENCODER) -> Path:
-    """Folder of a bundled model.
-
-    Args:
-        resource: `DEFAULT_ENCODER` or `GENERATOR`.
+    """Folder of a bundled model, `DEFAULT_ENCODER` or `GENERATOR`.
 
     Raises:
         UserError: this copy of the package was built without that model.

@@ -91,12 +91,7 @@ class SentenceIndex:
 
     @classmethod
     def create(cls, folder: str | Path, facts: Facts, blocks: Blocks) -> SentenceIndex:
-        """Make a new index; it counts once it is complete.
-
-        Args:
-            folder: a new or empty one.
-            facts: dimension, model and prompts.
-            blocks: the rows.
+        """Make an index of the blocks in a new or empty folder; it counts once it is complete.
 
         Raises:
             UserError: the folder holds something else, or cannot be written to.

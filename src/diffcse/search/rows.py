@@ -37,9 +37,6 @@ _MOST_COMMON = 0.1
 class Rows:
     """The database of an index folder.
 
-    Args:
-        folder: the index.
-
     Raises:
         UserError: no index there, one of another version, or a damaged one.
     """
@@ -217,11 +214,7 @@ class Rows:
 
 
 class Changes:
-    """What one change does; facts are written at its end.
-
-    Args:
-        rows: the database, in a transaction.
-    """
+    """What one change does to the database, in a transaction; facts are written at its end."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows, self.facts = rows, rows.facts
@@ -268,12 +261,7 @@ class Changes:
             db.execute(f"DELETE FROM rows {chosen}", batch)
 
     def compact(self, facts: Facts, digest: str) -> None:
-        """Take a vector file without the deleted rows into use.
-
-        Args:
-            facts: with the new file's.
-            digest: of its vectors.
-        """
+        """Take a vector file without the deleted rows into use, whose facts and digest these are."""
         for table in ("dead", "segments"):
             self.rows.db.execute(f"DELETE FROM {table}")
         self.facts = facts

@@ -138,10 +138,6 @@ def named_as_begun(runs: Sequence[Run], folder: Path) -> list[Run]:
 
     Version 0.1 named a run by all of its settings, so that a new setting renamed every run. Such a run has its settings
     in its folder: with the new setting at its default they are those of the plan.
-
-    Args:
-        runs: of the plan.
-        folder: of the runs' folders.
     """
     begun: dict[str, Config] = {}
     for path in sorted(folder.glob("*/diffcse.json")):
@@ -158,10 +154,6 @@ def named_as_begun(runs: Sequence[Run], folder: Path) -> list[Run]:
 
 def check_inputs(sweep: Sweep, runs: Sequence[Run]) -> None:
     """Look at what runs read before the first of them starts, or each would find the same fault by itself.
-
-    Args:
-        sweep: gives the text.
-        runs: those that will be made.
 
     Raises:
         UserError: a text, a column or a model that is not there.
@@ -236,13 +228,7 @@ def _as_completed(children: _Children, runs: list[Run], workers: int) -> Iterato
 
 
 class _Children:
-    """The training processes of a sweep.
-
-    Args:
-        folder: of the sweep.
-        sweep: gives the text.
-        threads: of each process.
-    """
+    """The training processes of a sweep, each with so many threads."""
 
     def __init__(self, folder: Path, sweep: Sweep, threads: int) -> None:
         self.folder, self.sweep, self.threads = folder, sweep, threads

@@ -168,14 +168,9 @@ def documents_of(
     language: str = "en",
     cache_dir: str | Path | None = None,
 ) -> Documents:
-    """Documents of Python strings, cleaned as `read_documents` does with plain text.
+    """Documents of Python strings (and a title of each), cleaned as `read_documents` does with plain text.
 
-    Args:
-        texts: a document each.
-        titles: of each document.
-        near_duplicates: as in `read_documents`.
-        language: as in `read_documents`.
-        cache_dir: as in `read_documents`.
+    The other arguments are as there.
 
     Raises:
         UserError: something that is no list of strings, or as many titles as texts are not given.

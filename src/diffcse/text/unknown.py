@@ -27,12 +27,7 @@ def mostly_unknown(ids: Sequence[NDArray[np.integer[Any]]], unknown_id: int, spe
 
 
 def warn_of_unknown(groups: Iterable[Sequence[NDArray[np.integer[Any]]]], tokenizer: Any) -> None:
-    """Say how many texts are mostly unknown: a model cannot tell different ones of them apart.
-
-    Args:
-        groups: token ids of texts.
-        tokenizer: made them.
-    """
+    """Say how many texts, groups of token ids here, are mostly unknown: a model cannot tell different ones apart."""
     if tokenizer.unk_token_id is None:
         return
     special, count, total = tokenizer.num_special_tokens_to_add(), 0, 0

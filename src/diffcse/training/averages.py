@@ -21,10 +21,6 @@ class Average(TrainerCallback):
 
     The decay d rises to its setting as min(setting, (1 + step) / (10 + step)), so that the start of a short run does
     not weigh as much as all of its steps.
-
-    Args:
-        model: a `DiffCSEModel` made with `ema_decay`.
-        decay: the setting.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

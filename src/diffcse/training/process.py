@@ -21,9 +21,6 @@ def own_process(seed: int) -> Iterator[None]:
 
     Afterwards the caller has its random states, its treatment of such numbers and its signal handlers back. Of the C
     library's memory only the thresholds cannot be read; they are left where glibc itself takes them in time.
-
-    Args:
-        seed: of all generators.
     """
     # What set_seed seeds is the generator that everybody shares, the legacy one.
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002

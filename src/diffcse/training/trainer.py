@@ -39,13 +39,9 @@ _LEAST = {
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
-    """Yields (epoch, example) pairs in an order that is a function of (seed, epoch).
+    """Yields (epoch, example) pairs of `size` examples in an order that is a function of (seed, epoch).
 
     The epoch travels with the example, so a data worker needs no state to know it.
-
-    Args:
-        size: number of examples.
-        seed: seed of the order.
     """
 
     def __init__(self, size: int, seed: int) -> None:
@@ -227,13 +223,7 @@ def last_checkpoint(folder: Path, *, remove_broken: bool = False) -> Path | None
 def whole_checkpoint(
     path: str | Path | None, what: str = "checkpoint", do: str = _REMOVE
 ) -> AbstractContextManager[None]:
-    """`foreign_errors` for a damaged checkpoint, or something else that a run left.
-
-    Args:
-        path: of it.
-        what: its kind, for the error.
-        do: what the user can do.
-    """
+    """`foreign_errors` for a damaged checkpoint, or something else that a run left."""
     return foreign_errors(f"{what} {path}", "whole", lambda _: do)
 
 
