@@ -79,7 +79,8 @@ def test_ctrl_c_ends_with_130_and_no_process_left_and_the_same_command_resumes(t
     text = tiny.write_sentences(tmp_path / "text.txt", 3000)
     arguments = ["encode", str(text), "-o", str(tmp_path / "out.npy"), "--model", folder, *workers]
     command = [sys.executable, "-c", COMMAND, *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a background shell's children ignore it
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard)
     parts = tmp_path / "out.npy.part" / "parts"
     while process.poll() is None and len(list(parts.glob("part-*"))) < 2:
         time.sleep(0.01)

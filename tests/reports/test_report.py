@@ -198,6 +198,23 @@ def test_what_is_missing_names_the_command_that_brings_it(tmp_path: Path, result
     assert "not scored: STSBenchmark: no file" in shown.text
 
 
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["-o", "r.json"], "--output .* must be another file"),
+        (["--figures", "r.json"], "--figures .* must be a folder"),
+    ],
+)
+def test_results_are_not_overwritten_by_their_page(
+    tmp_path: Path, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch, options: list[str], rule: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("r.json").write_text(json.dumps(result))
+    with pytest.raises(UserError, match=rule):
+        invoke("report", "r.json", *options)
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"] and json.loads(Path("r.json").read_text())
+
+
 def test_results_without_neighbours_say_so(tmp_path: Path, result: dict[str, Any]) -> None:
     analyses = {key: value for key, value in result["analyses"].items() if key != "neighbours"}
     assert "Not measured. To show the nearest neighbours, " in page(tmp_path, {**result, "analyses": analyses}).text

@@ -116,6 +116,18 @@ def test_bad_input_is_reported_before_the_model_is_loaded(tmp_path, given, outpu
         dedup_file(str(files[0]), files[1], files[2], tiny.no_model, threshold=0.9, settings=SETTINGS)
 
 
+@pytest.mark.parametrize("names", [("text.txt", "report"), ("out.txt", "text.txt"), ("out.txt", "link")])
+def test_the_input_is_never_overwritten(tmp_path, names):
+    text = tiny.write_sentences(tmp_path / "text.txt", 5)
+    (tmp_path / "link").symlink_to(text)
+    before = text.read_bytes()
+    with pytest.raises(UserError, match="must be another file than the input; got the same"):
+        dedup_file(
+            str(text), *(tmp_path / n for n in names), tiny.no_model, threshold=0.9, settings=SETTINGS, overwrite=True
+        )
+    assert text.read_bytes() == before
+
+
 def test_standard_input_is_refused():
     with pytest.raises(UserError, match="input must be a file; got standard input"):
         dedup_file("-", Path("a"), Path("b"), tiny.no_model, threshold=0.9, settings=SETTINGS)

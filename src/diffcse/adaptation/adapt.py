@@ -327,6 +327,8 @@ class _At:
 
 def _index_folder(index: str | Path | None, run: RunFolder) -> Path | None:
     place = None if index is None else as_path("index", index)
+    if place is not None and place.absolute() == run.folder.absolute():
+        raise UserError(f"index {place}", "another folder than the model's", "the same", "choose another name")
     check_index(place, run.checkpoints)
     return place
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from diffcse.cli.common import check_file
+from diffcse.errors import UserError
 
 
 def report(
@@ -30,6 +31,10 @@ def report(
     Needs matplotlib: pip install 'diffcse\[plots]'.
     """
     check_file("--output", output)
+    if output.exists() and results.exists() and output.samefile(results):
+        raise UserError(f"--output {output}", "another file than the results", "the same", "choose another name")
+    if figures is not None and figures.exists() and not figures.is_dir():
+        raise UserError(f"--figures {figures}", "a folder", "a file", "choose another name")
     from diffcse.progress import make_console, say
     from diffcse.reports.report import read_report, write_report
 

@@ -140,18 +140,22 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     check_place(output, overwrite=overwrite)
 
 
-def check_place(output: Path, *, overwrite: bool) -> None:
-    """Refuse a file that could not be written, or that is there already.
+def check_place(output: Path, *, overwrite: bool, source: str | Path = "") -> None:
+    """Refuse a file that could not be written, that is there already, or that is what will be read.
 
     Raises:
-        UserError: no such folder, no permission, or a file that is there.
+        UserError: no such folder, no permission, a file that is there, or the input.
     """
     if not output.parent.is_dir():
         raise UserError(f"output {output}", "in an existing folder", f"no folder {output.parent}", "make the folder")
     if not os.access(output.parent, os.W_OK):
         raise UserError(f"output {output}", "in a folder that you may write to", "no permission", "choose another")
-    if output.is_dir() or (output.exists() and not overwrite):
+    if output.exists() and not overwrite:
         raise UserError(f"output {output}", "a new file", "one that exists", "choose another name, or --overwrite")
+    if output.is_dir():
+        raise UserError(f"output {output}", "a file", "a folder", "name a file in it")
+    if output.exists() and source and Path(source).exists() and output.samefile(source):
+        raise UserError(f"output {output}", "another file than the input", "the same", "choose another name")
 
 
 def encode_texts(

@@ -155,8 +155,8 @@ def dedup_file(
         raise UserError("input", "a file", "standard input", "save it to a file first")
     if output == report:
         raise UserError("--report", "another file than the output", report, "remove it")
-    check_place(output, overwrite=overwrite)
-    check_place(report, overwrite=overwrite or _may_have_written(output, report))
+    check_place(output, overwrite=overwrite, source=source)
+    check_place(report, overwrite=overwrite or _may_have_written(output, report), source=source)
     texts = open_texts(source, column=column)
     total = texts.count()
     model = load()

@@ -77,7 +77,7 @@ def mine_file(
     """
     if output.suffix not in (".jsonl", ".parquet"):
         raise UserError(f"output {output}", "a file ending in .jsonl or .parquet", output.suffix, "name it so")
-    check_place(output, overwrite=overwrite)
+    check_place(output, overwrite=overwrite, source=source)
     words = resolve_prompt(model, "query", text=query_prompt), resolve_prompt(model, "document", text=document_prompt)
     pairs, read = _read_pairs(source, columns, model)
     mined = mine_hard_negatives(
