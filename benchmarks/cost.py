@@ -44,13 +44,13 @@ def _encoding(options: argparse.Namespace) -> list[str]:
             row["backend"],
             row["precision"],
             f"{row['sentences_per_second']:,.0f}",
-            *_time(options, options.sentences / row["sentences_per_second"]),
+            *_time(options, options.sentences / row["sentences_per_second"], options.encode_cores),
         ]
         for row in json.loads(options.encode.read_text(encoding="utf-8"))
     ]
     sizes = {"float32": 4, "float16": 2, "int8": 1}
     room = ", ".join(f"{kind} {options.sentences * options.width * n / 1e12:.2f} TB" for kind, n in sizes.items())
-    where = f"`{options.encode}`, machines of {options.cores} core{'s' if options.cores > 1 else ''}"
+    where = f"`{options.encode}`, machines of {options.encode_cores} core{'s' if options.encode_cores > 1 else ''}"
     title = f"Encoding {options.sentences:,} sentences ({where}):"
     return [title, "", *_table(head, rows), "", f"Vectors of {options.width} numbers take: {room}."]
 
@@ -64,13 +64,21 @@ def _training(options: argparse.Namespace) -> list[str]:
     for row in json.loads(options.train.read_text(encoding="utf-8")):
         if row["config"] in _BATCHES:
             rate = _BATCHES[row["config"]] / row["seconds_ours"]
-            rows.append([row["config"], row["fidelity"], f"{rate:,.1f}", *_time(options, options.sentences / rate)])
-    return [f"Training on {options.sentences:,} sentences once (`{options.train}`):", "", *_table(head, rows)]
+            rows.append(
+                [
+                    row["config"],
+                    row["fidelity"],
+                    f"{rate:,.1f}",
+                    *_time(options, options.sentences / rate, options.cores),
+                ]
+            )
+    where = f"`{options.train}`, machines of {options.cores} core{'s' if options.cores > 1 else ''}"
+    return [f"Training on {options.sentences:,} sentences once ({where}):", "", *_table(head, rows)]
 
 
-def _time(options: argparse.Namespace, seconds: float) -> list[str]:
+def _time(options: argparse.Namespace, seconds: float, cores: int) -> list[str]:
     hours = seconds / 3600
-    money = f"${hours * options.cores * options.price:,.0f}"
+    money = f"${hours * cores * options.price:,.0f}"
     return [f"{hours:,.0f}", f"{hours / 24:,.1f}", money]
 
 
@@ -85,7 +93,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--train", type=Path, default=results / "train_step.json")
     parser.add_argument("--sentences", type=int, default=1_000_000_000)
     parser.add_argument("--width", type=int, default=576, help="numbers of a vector (default 576, the bundled encoder)")
-    parser.add_argument("--cores", type=int, default=2, help="cores of the measured machine (default 2)")
+    parser.add_argument("--cores", type=int, default=2, help="cores of the measured training steps (default 2)")
+    parser.add_argument("--encode-cores", type=int, default=1, help="threads of the measured encoding (default 1)")
     parser.add_argument("--price", type=float, default=0.04, help="assumed dollars for a core and hour (default 0.04)")
     parser.add_argument("--update", type=Path, help="page to put the tables into, between its two marks")
     return parser.parse_args()

@@ -109,3 +109,11 @@ def test_codes_of_another_width():
 
 def test_an_empty_index():
     assert binary_search(binary(VECTORS[:0]), QUERIES, 3)[1].shape == (50, 0)
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 199, 200])
+def test_of_equal_scores_the_lower_row_comes_first(top_k):
+    vectors = np.random.default_rng(1).integers(0, 3, (200, 2)).astype(np.float32)  # 9 distinct rows
+    scores, rows = exact_search(vectors, vectors[:20], top_k)
+    expected = np.argsort(-(vectors[:20] @ vectors.T), axis=1, kind="stable")[:, :top_k]
+    assert (rows == expected).all() and (scores == np.take_along_axis(vectors[:20] @ vectors.T, expected, 1)).all()

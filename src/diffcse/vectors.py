@@ -80,7 +80,8 @@ def exact_search(vectors: NDArray[Any], queries: Vectors, top_k: int) -> tuple[V
     rows = np.empty((len(queries), count), dtype=np.int64)
     for start in range(0, len(queries), _BLOCK) if count else ():
         block = slice(start, start + _BLOCK)
-        scores[block], rows[block] = _best(_products(queries[block], vectors), count)
+        products = _products(queries[block], vectors)
+        scores[block], rows[block] = best(products, np.broadcast_to(np.arange(len(vectors)), products.shape), count)
     return scores, rows
 
 
@@ -92,12 +93,22 @@ def _products(queries: Vectors, vectors: NDArray[Any]) -> Vectors:
     return np.concatenate([queries @ vectors[at : at + _ROWS].astype(np.float32).T for at in starts], axis=1)
 
 
-def _best(products: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The `count` largest of each row and where they are; of equals, the lower place first."""
-    best = np.argpartition(-products, count - 1, axis=1)[:, :count]
-    largest = np.take_along_axis(products, best, axis=1)
-    order = np.lexsort((best, -largest), axis=1)
-    return np.take_along_axis(largest, order, axis=1), np.take_along_axis(best, order, axis=1)
+def best(scores: Vectors, places: NDArray[np.int64], top_k: int) -> tuple[Vectors, NDArray[np.int64]]:
+    """The `top_k` largest of each row and their places, best first; of equals, the lower place first.
+
+    Args:
+        scores: (Q, N).
+        places: (Q, N), what each score stands for.
+        top_k: at most N are given.
+    """
+    if scores.shape[1] > top_k:
+        # All that equal the last of the best stay in for the sort, so that ties are decided by place.
+        cut = np.partition(scores, scores.shape[1] - top_k, axis=1)[:, scores.shape[1] - top_k]
+        width = int((scores >= cut[:, None]).sum(axis=1).max())
+        chosen = np.argpartition(-scores, width - 1, axis=1)[:, :width]
+        scores, places = np.take_along_axis(scores, chosen, 1), np.take_along_axis(places, chosen, 1)
+    order = np.lexsort((places, -scores), axis=1)[:, :top_k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
 
 
 def shortened(vectors: NDArray[Any], dims: int) -> Vectors:
@@ -205,7 +216,7 @@ def binary_search(
         return scores, rows
     for number, (query, code) in enumerate(zip(queries, binary(queries), strict=True)):
         distances = np.bitwise_count(codes ^ code).sum(axis=1, dtype=np.int32)
-        _, candidates = _best(-distances[None], min(count * oversample, len(codes)))
+        _, candidates = best(-distances[None], np.arange(len(codes))[None], count * oversample)
         exact = _signs(codes[candidates[0]], width) if vectors is None else vectors[candidates[0]]
         order = np.lexsort((candidates[0], -(products := exact.astype(np.float32) @ query)))[:count]
         scores[number], rows[number] = products[order], candidates[0][order]

@@ -24,7 +24,7 @@ import numpy as np
 from diffcse.files import fsync, write_atomic
 from diffcse.search.facts import Facts, Ids
 from diffcse.search.rows import damaged
-from diffcse.vectors import Vectors, as_cosines, import_faiss
+from diffcse.vectors import Vectors, as_cosines, best, import_faiss
 
 EXACT_LIMIT = 100_000
 """Most vectors that every search compares with; above, that takes too long."""
@@ -194,7 +194,7 @@ def exact(
     places = np.empty((len(queries), 0), dtype=np.int64)
     for rows, products in _products(vectors, queries, ids):
         here = np.broadcast_to(rows, products.shape)
-        scores, places = _best(np.concatenate([scores, products], 1), np.concatenate([places, here], 1), top_k)
+        scores, places = best(np.concatenate([scores, products], 1), np.concatenate([places, here], 1), top_k)
     return scores, places
 
 
@@ -227,14 +227,3 @@ def picked_products(vectors: Vectors, rows: Ids, queries: Vectors) -> Vectors:
 def _cut(vectors: Vectors) -> Iterator[Vectors]:
     for start in range(0, len(vectors), _BLOCK):
         yield vectors[start : start + _BLOCK]
-
-
-def _best(scores: Vectors, places: Ids, top_k: int) -> tuple[Vectors, Ids]:
-    if scores.shape[1] > top_k:
-        # All that equal the last of the best stay in for the sort, so that ties are decided by place.
-        cut = np.partition(scores, scores.shape[1] - top_k, axis=1)[:, scores.shape[1] - top_k]
-        width = int((scores >= cut[:, None]).sum(axis=1).max())
-        chosen = np.argpartition(-scores, width - 1, axis=1)[:, :width]
-        scores, places = np.take_along_axis(scores, chosen, 1), np.take_along_axis(places, chosen, 1)
-    order = np.lexsort((places, -scores), axis=1)[:, :top_k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
