@@ -36,7 +36,7 @@ def as_user_error(error: Any) -> UserError:
     kind, context = type(error).__name__, getattr(error, "ctx", None)
     do = f"see {context.command_path if context is not None else 'diffcse'} --help"
     if kind == "NoSuchOption":
-        near = difflib.get_close_matches(error.option_name, error.possibilities or (), 1)
+        near = difflib.get_close_matches(error.option_name, error.possibilities or (), 1, cutoff=0.7)  # below: no guess
         do = f"use {near[0]}" if near else do
         return UserError(error.option_name, "an option of this verb", "an unknown one", do)
     if kind == "MissingParameter":
